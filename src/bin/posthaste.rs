@@ -1,0 +1,3 @@
+//! posthaste: the operator's tool, and the sendmail names.
+
+fn main() {}

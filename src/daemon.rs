@@ -1,0 +1,1 @@
+//! Wiring: start order, signals, stop order.

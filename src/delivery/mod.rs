@@ -1,0 +1,1 @@
+//! Carries out one transaction: plan, dial or reuse a session, SMTP, one outcome per recipient.

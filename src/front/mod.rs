@@ -1,0 +1,1 @@
+//! The doors: listeners, the SMTP server, the control socket. Decodes a request, calls one function, encodes the answer.

@@ -1,0 +1,28 @@
+//! posthaste: an outbound mail queue daemon for one Unix host.
+//!
+//! A tour of the modules, in the order of the arrows; each may use what stands below it, never what stands above:
+//!
+//! - [`daemon`] wires the parts together, starts and stops them in order, and answers signals.
+//! - [`front`] is every door into the daemon: listeners, the SMTP server, the control socket.
+//! - [`delivery`] carries out one transaction: worker, session, pool.
+//! - [`dispatch`] decides which recipients go to which next hop, and when; it does no I/O to peers.
+//! - [`net`] is mechanism: deadlines, dialling, DNS, TLS.
+//! - [`policy`] is judgement: pure functions of (facts, now).
+//! - [`store`] is the SQLite queue: rows and states, one writer thread.
+//! - [`config`] turns `posthaste.toml` into a typed [`config::Config`].
+//! - [`message`] is the envelope, the queue id, and the headers we add.
+//! - [`smtp`] is the grammar and the state machines of both sides: bytes in, bytes out; no socket, clock or log.
+//! - [`clock`] and [`log`] are used by all of the above except `smtp`.
+
+pub mod clock;
+pub mod config;
+pub mod daemon;
+pub mod delivery;
+pub mod dispatch;
+pub mod front;
+pub mod log;
+pub mod message;
+pub mod net;
+pub mod policy;
+pub mod smtp;
+pub mod store;

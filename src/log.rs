@@ -1,0 +1,1 @@
+//! key=value log lines, one per event (OBS-1).

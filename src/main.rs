@@ -1,0 +1,3 @@
+//! posthasted: arguments to exit status.
+
+fn main() {}

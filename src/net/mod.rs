@@ -1,0 +1,4 @@
+//! Mechanism of the network: deadlines, streams, dialling, DNS, TLS. Judges nothing.
+
+pub mod deadline;
+pub mod stream;

@@ -1,0 +1,3 @@
+//! Judgement: pure functions of (facts, now). No socket, no store, no clock, no log.
+
+pub mod failure;

@@ -1,0 +1,6 @@
+//! SMTP grammar and the state machines of both sides (RFC 5321): bytes in, bytes out.
+//!
+//! No socket, no clock and no log in here; every parser takes its input in any split (SEC-6).
+
+pub mod address;
+pub mod reply;
