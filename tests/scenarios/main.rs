@@ -1,0 +1,17 @@
+//! All scenarios in one test program, so that it links once. One file per theme; names are sentences about behaviour.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod client;
+mod config;
+mod control;
+mod dispatch;
+mod dns;
+mod hosts;
+mod intake;
+mod peers;
+mod process;
+mod retry;
+mod sendmail;
+mod store;
