@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# Installs by apt-get what building, `make demo` and `make check` need and this Debian machine lacks.
+#
+# Without root it says what to install. It never replaces a mail server: Debian allows one at a time, and Postfix is
+# wanted here only for its smtp-source and smtp-sink and for private instances on loopback ports, so it is installed
+# without a configuration of its own and is not started.
+set -eu
+
+lacking=()
+# want PACKAGE COMMAND: the package is lacking when the command is.
+want() { command -v "$2" >/dev/null 2>&1 || [ -x "/usr/sbin/$2" ] || lacking+=("$1"); }
+
+want gcc gcc
+want libc6-dev ldd
+[ -e /usr/include/stdio.h ] || lacking+=(libc6-dev)
+want pkg-config pkg-config
+pkg-config --exists openssl 2>/dev/null || lacking+=(libssl-dev)
+want sqlite3 sqlite3
+want python3 python3
+want curl curl
+want swaks swaks
+want msmtp msmtp
+want mandoc mandoc
+want procps ps
+want postfix smtp-sink
+# `nc -U` and `nc -N` are those of the OpenBSD netcat.
+{ nc -h 2>&1 | grep -q -- '-U'; } || lacking+=(netcat-openbsd)
+
+if ! command -v cargo >/dev/null 2>&1; then
+  echo "deps: no cargo. Install a Rust toolchain (README.md says which) and come back." >&2
+  exit 1
+fi
+[ ${#lacking[@]} -gt 0 ] || exit 0
+
+if ! command -v apt-get >/dev/null 2>&1; then
+  echo "deps: lacking ${lacking[*]} (Debian's names); this machine has no apt-get, so install them by hand." >&2
+  exit 1
+fi
+for package in "${lacking[@]}"; do
+  [ "$package" = postfix ] || continue
+  # dpkg-query prints the other packages that provide a mail server, if any is installed.
+  other=$(dpkg-query -W -f '${db:Status-Status} ${Package} ${Provides}\n' 2>/dev/null |
+    awk '$1 == "installed" && / mail-transport-agent/ && $2 != "postfix" { print $2 }')
+  if [ -n "$other" ]; then
+    echo "deps: $other is this machine's mail server; installing Postfix for smtp-sink would remove it." >&2
+    echo "deps: use another machine or a container for make demo, make check and make bench." >&2
+    exit 1
+  fi
+done
+if [ "$(id -u)" != 0 ]; then
+  echo "deps: not root; please run: apt-get install --no-install-recommends ${lacking[*]}" >&2
+  exit 1
+fi
+
+echo "deps: installing ${lacking[*]}"
+export DEBIAN_FRONTEND=noninteractive
+# No package's service is started while we install (and a policy that the machine has is respected).
+if [ ! -e /usr/sbin/policy-rc.d ]; then
+  trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+  printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
+  chmod 755 /usr/sbin/policy-rc.d
+fi
+echo 'postfix postfix/main_mailer_type select No configuration' | debconf-set-selections 2>/dev/null || true
+apt-get update -qq
+apt-get install -y -qq --no-install-recommends "${lacking[@]}" >/dev/null
