@@ -1,3 +1,6 @@
 //! Judgement: pure functions of (facts, now). No socket, no store, no clock, no log.
 
 pub mod failure;
+pub mod limit;
+pub mod retry;
+pub mod route;

@@ -1,0 +1,330 @@
+//! When a recipient is tried again, and when it is given up (RT-1 to RT-5, RT-11).
+//!
+//! Pure: settings, facts and a random number in, a time out. Nothing is remembered between calls, so a changed
+//! setting applies to mail that is already queued (CFG-6). Whether a failure is worth a retry at all is the business
+//! of `policy::verdict`.
+
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+use crate::config::{Config, Span};
+use crate::message::Head;
+
+/// The caller that our own notices carry (RT-10).
+const DSN_CALLER: &str = "dsn";
+
+/// The retry settings in force for one message: those of the configuration, or the message's own (RT-11).
+/// Taken anew for each use.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms<'a> {
+    intervals: &'a [Span],
+    jitter: f64,
+    lifetime: Duration,
+    max_attempts: Option<u32>,
+    arrived: Timestamp,
+}
+
+/// An attempt that has ended without delivering.
+#[derive(Clone, Copy, Debug)]
+pub struct Ended {
+    /// Attempts begun so far, this one included; never zero.
+    pub attempts: u32,
+    /// When it began: the claim.
+    pub started: Timestamp,
+    /// How long it took, measured on the monotonic clock.
+    pub took: Duration,
+    /// The time now.
+    pub now: Timestamp,
+}
+
+/// What follows a temporary failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Course {
+    /// Another attempt at this time.
+    Again(Timestamp),
+    /// The lifetime is over: expired, status 4.4.7.
+    Expired,
+    /// `max_attempts` is reached: failed, with the status of the last failure.
+    Exhausted,
+}
+
+impl<'a> Terms<'a> {
+    /// The terms of `head` under `config`.
+    pub fn of(config: &'a Config, head: &Head) -> Terms<'a> {
+        // RT-10: notices about mail must not outlive the interest in it.
+        let lifetime = if head.caller == DSN_CALLER {
+            config.dsn.lifetime
+        } else {
+            config.retry.lifetime
+        };
+        Terms {
+            intervals: &config.retry.intervals,
+            jitter: config.retry.jitter,
+            lifetime: head.lifetime.unwrap_or(lifetime.get()),
+            max_attempts: head.max_attempts.or(config.retry.max_attempts),
+            arrived: head.arrived,
+        }
+    }
+
+    /// When the lifetime ends. An attempt that ends at this time or later is the last one (RT-3).
+    pub fn expiry(&self) -> Timestamp {
+        self.arrived.plus(self.lifetime)
+    }
+
+    /// The wait after the `attempts`-th failed attempt: that interval, the last one repeating, times a factor of
+    /// 1 ± jitter (RT-1). `random` is 0..=1; 0.5 stands for no deviation.
+    pub fn wait(&self, attempts: u32, random: f64) -> Duration {
+        let nth = usize::try_from(attempts.saturating_sub(1)).unwrap_or(usize::MAX);
+        let interval = self
+            .intervals
+            .get(nth)
+            .or(self.intervals.last())
+            .map_or(Duration::ZERO, |span| span.get());
+        spread(interval, self.jitter, random)
+    }
+
+    /// The longest wait that these terms can ask for.
+    pub fn longest_wait(&self) -> Duration {
+        longest_wait(self.intervals, self.jitter)
+    }
+
+    /// When the attempt after the `attempts`-th is due if that one begins or ends now. It goes into the claim, where
+    /// it counts if the attempt is cut off, and into the verdict.
+    ///
+    /// If the interval would pass the expiry, that is the expiry itself (RT-4). Once the expiry is past there is
+    /// nothing to shorten the wait for: the attempt that runs now is the last, and if it is cut off again and again,
+    /// the back-off is what keeps the loop slow.
+    pub fn next_attempt(&self, attempts: u32, now: Timestamp, random: f64) -> Timestamp {
+        let next = now.plus(self.wait(attempts, random));
+        let expiry = self.expiry();
+        if now < expiry { next.min(expiry) } else { next }
+    }
+
+    /// What follows a temporary failure (RT-3, RT-4).
+    pub fn after_failure(&self, ended: &Ended, random: f64) -> Course {
+        // RT-9: the age is taken where the attempt really ended. Had the clock been put forward while it ran, `now`
+        // would end mail that was never tried at that age.
+        let at = ended.now.min(ended.started.plus(ended.took));
+        if at >= self.expiry() {
+            return Course::Expired;
+        }
+        if self.max_attempts.is_some_and(|most| ended.attempts >= most) {
+            return Course::Exhausted;
+        }
+        Course::Again(self.next_attempt(ended.attempts, ended.now, random))
+    }
+}
+
+/// The longest wait that `intervals` and `jitter` can ask for; what waits longer was scheduled by another clock (RT-9).
+pub fn longest_wait(intervals: &[Span], jitter: f64) -> Duration {
+    let longest = intervals.iter().max().map_or(Duration::ZERO, |s| s.get());
+    spread(longest, jitter, 1.0)
+}
+
+/// `interval` times 1 + `jitter` * (-1..=1), saturating.
+fn spread(interval: Duration, jitter: f64, random: f64) -> Duration {
+    // `max` and `min` also turn a NaN into a number.
+    let deviation = jitter.max(0.0).min(0.5) * (random.max(0.0).min(1.0) * 2.0 - 1.0);
+    if deviation == 0.0 {
+        return interval; // no detour over floating point for what is exact
+    }
+    let millis = interval.as_millis() as f64 * (1.0 + deviation);
+    Duration::from_millis(millis.round() as u64) // the cast saturates
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: u64 = 60;
+    const HOUR: u64 = 60 * MINUTE;
+    const DAY: u64 = 24 * HOUR;
+
+    fn spans(minutes: &[f64]) -> Vec<Span> {
+        let span = |m: &f64| Span(Duration::from_secs_f64(m * 60.0));
+        minutes.iter().map(span).collect()
+    }
+
+    fn defaults() -> Vec<Span> {
+        spans(&[7.5, 15.0, 30.0, 60.0, 120.0, 240.0, 480.0, 960.0])
+    }
+
+    fn terms(intervals: &[Span]) -> Terms<'_> {
+        Terms {
+            intervals,
+            jitter: 0.0,
+            lifetime: Duration::from_secs(5 * DAY),
+            max_attempts: None,
+            arrived: at(0),
+        }
+    }
+
+    /// A time `secs` after the arrival of the messages here.
+    fn at(secs: u64) -> Timestamp {
+        Timestamp::from_secs(1_800_000_000).plus(Duration::from_secs(secs))
+    }
+
+    fn ended(attempts: u32, now: Timestamp) -> Ended {
+        Ended {
+            attempts,
+            started: now,
+            took: Duration::ZERO,
+            now,
+        }
+    }
+
+    // RT-1, RT-2
+    #[test]
+    fn the_default_schedule_is_the_one_of_the_manual() {
+        let intervals = defaults();
+        let terms = terms(&intervals);
+        let (mut now, mut attempts, mut minutes) = (at(0), 0, Vec::new());
+        loop {
+            attempts += 1;
+            minutes.push(now.since(at(0)).as_secs_f64() / 60.0);
+            match terms.after_failure(&ended(attempts, now), 0.3) {
+                Course::Again(next) => now = next,
+                end => break assert_eq!(end, Course::Expired),
+            }
+        }
+        let expected = [
+            0.0, 7.5, 22.5, 52.5, 112.5, 232.5, 472.5, 952.5, 1912.5, 2872.5, 3832.5, 4792.5,
+            5752.5, 6712.5, 7200.0,
+        ];
+        assert_eq!(minutes, expected);
+    }
+
+    // RT-1
+    #[test]
+    fn jitter_moves_the_wait_by_its_share_and_no_further() {
+        let intervals = spans(&[10.0]);
+        let terms = Terms {
+            jitter: 0.1,
+            ..terms(&intervals)
+        };
+        assert_eq!(terms.wait(1, 0.0), Duration::from_secs(540));
+        assert_eq!(terms.wait(1, 0.5), Duration::from_secs(600));
+        assert_eq!(terms.wait(1, 1.0), Duration::from_secs(660));
+        assert_eq!(
+            terms.wait(1, 7.0),
+            terms.longest_wait(),
+            "a bad random number"
+        );
+        assert_eq!(terms.wait(1, f64::NAN), Duration::from_secs(540));
+    }
+
+    // RT-3
+    #[test]
+    fn a_lowered_lifetime_or_number_of_attempts_ends_old_mail() {
+        let intervals = defaults();
+        let long = terms(&intervals);
+        let old = ended(6, at(9 * HOUR));
+        assert!(matches!(long.after_failure(&old, 0.5), Course::Again(_)));
+        let short = Terms {
+            lifetime: Duration::from_secs(HOUR),
+            ..long
+        };
+        assert_eq!(short.after_failure(&old, 0.5), Course::Expired);
+        let few = Terms {
+            max_attempts: Some(3),
+            ..long
+        };
+        assert_eq!(few.after_failure(&old, 0.5), Course::Exhausted);
+        let once = Terms {
+            max_attempts: Some(1),
+            ..long
+        };
+        assert_eq!(
+            once.after_failure(&ended(1, at(0)), 0.5),
+            Course::Exhausted,
+            "one connection, then the DSN (RT-11)"
+        );
+    }
+
+    // RT-4
+    #[test]
+    fn the_last_attempt_falls_on_the_expiry_itself() {
+        let intervals = defaults();
+        let terms = terms(&intervals);
+        let shortly_before = at(5 * DAY - 10);
+        assert_eq!(
+            terms.after_failure(&ended(12, shortly_before), 0.5),
+            Course::Again(at(5 * DAY))
+        );
+        assert_eq!(
+            terms.after_failure(&ended(13, at(5 * DAY)), 0.5),
+            Course::Expired
+        );
+    }
+
+    // RT-4, Q-8
+    #[test]
+    fn a_last_attempt_that_is_cut_off_waits_its_interval_and_not_zero() {
+        let intervals = defaults();
+        let terms = terms(&intervals);
+        let late = at(9 * DAY);
+        assert_eq!(
+            terms.next_attempt(2, late, 0.5),
+            late.plus(Duration::from_secs(15 * MINUTE))
+        );
+    }
+
+    // RT-9
+    #[test]
+    fn a_clock_put_forward_during_an_attempt_expires_nothing() {
+        let intervals = defaults();
+        let terms = terms(&intervals);
+        let jumped = Ended {
+            attempts: 1,
+            started: at(0),
+            took: Duration::from_secs(3),
+            now: at(30 * DAY),
+        };
+        assert!(matches!(
+            terms.after_failure(&jumped, 0.5),
+            Course::Again(_)
+        ));
+    }
+
+    // RT-9
+    #[test]
+    fn a_clock_put_back_during_an_attempt_lengthens_no_wait() {
+        let intervals = defaults();
+        let terms = Terms {
+            arrived: at(100 * DAY),
+            ..terms(&intervals)
+        };
+        let now = at(0);
+        let back = Ended {
+            attempts: 9,
+            started: at(100 * DAY),
+            took: Duration::from_secs(3),
+            now,
+        };
+        assert_eq!(
+            terms.after_failure(&back, 0.5),
+            Course::Again(now.plus(Duration::from_secs(16 * HOUR)))
+        );
+    }
+
+    // RT-3
+    #[test]
+    fn absurd_settings_saturate() {
+        let intervals = vec![Span(Duration::MAX)];
+        let terms = Terms {
+            jitter: 0.5,
+            lifetime: Duration::MAX,
+            ..terms(&intervals)
+        };
+        assert_eq!(terms.expiry(), Timestamp::MAX);
+        for random in [0.0, 0.5, 1.0] {
+            let course = terms.after_failure(&ended(u32::MAX, at(0)), random);
+            assert_eq!(course, Course::Again(Timestamp::MAX));
+        }
+        let none = Terms {
+            intervals: &[],
+            ..terms
+        };
+        assert_eq!(none.next_attempt(1, at(5), 0.5), at(5));
+    }
+}
