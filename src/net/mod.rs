@@ -1,4 +1,6 @@
 //! Mechanism of the network: deadlines, streams, dialling, DNS, TLS. Judges nothing.
 
 pub mod deadline;
+mod socket;
 pub mod stream;
+mod tls;

@@ -1,19 +1,28 @@
 //! One blocking stream under deadlines: TCP or Unix, plain or TLS.
 //!
 //! An expired socket timeout arrives as `WouldBlock` on Unix, and as a handshake's `WouldBlock` from TLS; both become
-//! `TimedOut` here and nowhere else.
+//! `TimedOut` below here and nowhere else.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+
+use nix::poll::PollFlags;
 
 use super::deadline::Deadline;
+use super::socket::{self, Socket};
+use super::tls::{self, Tls};
 use crate::policy::failure::TlsLevel;
 
 /// A connection. Reads and writes carry their own deadline.
 #[derive(Debug)]
-pub struct Stream {
-    // net: replace
-    _private: (),
+pub struct Stream(Layer);
+
+#[derive(Debug)]
+enum Layer {
+    Plain(Socket),
+    // Boxed because most streams are plain and all of them are moved about.
+    Tls(Box<Tls>),
 }
 
 impl Stream {
@@ -22,51 +31,76 @@ impl Stream {
     /// # Errors
     /// The system's; `TimedOut` at the deadline; `AddrNotAvailable` when `source` cannot be bound.
     pub fn connect(
-        _address: SocketAddr,
-        _source: Option<IpAddr>,
-        _deadline: Deadline,
+        address: SocketAddr,
+        source: Option<IpAddr>,
+        deadline: Deadline,
     ) -> io::Result<Stream> {
-        unimplemented!("net")
+        let socket = socket::unconnected(address, source)?;
+        Stream::connect_socket(socket, address, deadline)
+    }
+
+    /// Connects a socket that is made already; its failures are the network's or the peer's.
+    pub(super) fn connect_socket(
+        socket: socket2::Socket,
+        address: SocketAddr,
+        deadline: Deadline,
+    ) -> io::Result<Stream> {
+        Ok(Stream(Layer::Plain(Socket::connect(
+            socket, address, deadline,
+        )?)))
     }
 
     /// Wraps an accepted TCP connection; sets TCP_NODELAY.
     ///
     /// # Errors
     /// The system's.
-    pub fn from_tcp(_tcp: std::net::TcpStream) -> io::Result<Stream> {
-        unimplemented!("net")
+    pub fn from_tcp(tcp: TcpStream) -> io::Result<Stream> {
+        Ok(Stream(Layer::Plain(Socket::from_tcp(tcp)?)))
     }
 
     /// Wraps an accepted Unix connection.
     ///
     /// # Errors
     /// The system's.
-    pub fn from_unix(_unix: std::os::unix::net::UnixStream) -> io::Result<Stream> {
-        unimplemented!("net")
+    pub fn from_unix(unix: UnixStream) -> io::Result<Stream> {
+        Ok(Stream(Layer::Plain(Socket::from_unix(unix)?)))
     }
 
     /// Reads at least one byte, or 0 at the end of the stream.
     ///
     /// # Errors
     /// `TimedOut` at the deadline.
-    pub fn read(&mut self, _buf: &mut [u8], _deadline: Deadline) -> io::Result<usize> {
-        unimplemented!("net")
+    pub fn read(&mut self, buf: &mut [u8], deadline: Deadline) -> io::Result<usize> {
+        match &mut self.0 {
+            Layer::Plain(socket) => socket.read(buf, deadline),
+            Layer::Tls(tls) => tls.read(buf, deadline),
+        }
     }
 
-    /// Writes what the peer takes now, at least one byte.
+    /// Writes what the peer takes now, at least one byte; returns at once after [`Stream::wait`] said writable.
     ///
     /// # Errors
     /// `TimedOut` at the deadline.
-    pub fn write(&mut self, _bytes: &[u8], _deadline: Deadline) -> io::Result<usize> {
-        unimplemented!("net")
+    pub fn write(&mut self, bytes: &[u8], deadline: Deadline) -> io::Result<usize> {
+        match &mut self.0 {
+            Layer::Plain(socket) => socket.write(bytes, deadline),
+            Layer::Tls(tls) => tls.write(bytes, deadline),
+        }
     }
 
-    /// Writes all of `bytes`.
+    /// Writes all of `bytes`; on return the system has them.
     ///
     /// # Errors
     /// `TimedOut` at the deadline.
-    pub fn write_all(&mut self, _bytes: &[u8], _deadline: Deadline) -> io::Result<()> {
-        unimplemented!("net")
+    pub fn write_all(&mut self, mut bytes: &[u8], deadline: Deadline) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let n = self.write(bytes, deadline)?;
+            bytes = &bytes[n..];
+        }
+        match &mut self.0 {
+            Layer::Plain(_) => Ok(()),
+            Layer::Tls(tls) => tls.flush(deadline),
+        }
     }
 
     /// Waits until the stream can be read (or is at its end), or can be written if `writing`; so that reading can go
@@ -74,41 +108,371 @@ impl Stream {
     ///
     /// # Errors
     /// `TimedOut` at the deadline.
-    pub fn wait(&mut self, _writing: bool, _deadline: Deadline) -> io::Result<(bool, bool)> {
-        unimplemented!("net")
+    pub fn wait(&mut self, writing: bool, deadline: Deadline) -> io::Result<(bool, bool)> {
+        match &mut self.0 {
+            Layer::Plain(socket) => {
+                let mut events = PollFlags::POLLIN;
+                if writing {
+                    events |= PollFlags::POLLOUT;
+                }
+                socket.poll(events, deadline)
+            }
+            Layer::Tls(tls) => tls.wait(writing, deadline),
+        }
     }
 
     /// Whether bytes or an end of stream wait unread; never blocks (CL-7, CL-8).
     pub fn has_unread(&mut self) -> bool {
-        unimplemented!("net")
+        match &mut self.0 {
+            Layer::Plain(socket) => socket.has_unread(),
+            Layer::Tls(tls) => tls.has_unread(),
+        }
     }
 
     /// Client side STARTTLS with a new handshake; consumes the plain stream, which can never be read again (TLS-9).
-    /// Opportunistic so far: any certificate is taken, TLS 1.2 at least.
+    /// `host` is sent as SNI. Opportunistic so far: any certificate is taken, TLS 1.2 at least (TLS-2).
     ///
     /// # Errors
-    /// `TimedOut`, or `InvalidData` with the reason for a failed handshake.
-    pub fn start_tls(self, _host: &str, _deadline: Deadline) -> io::Result<Stream> {
-        unimplemented!("net")
+    /// `TimedOut`; `InvalidData` with the reason for a failed handshake, also when the peer's bytes wait already
+    /// (TLS-8); `UnexpectedEof` when the peer closes.
+    pub fn start_tls(self, host: &str, deadline: Deadline) -> io::Result<Stream> {
+        match self.0 {
+            Layer::Plain(socket) => {
+                let tls = tls::handshake(socket, host, deadline)?;
+                Ok(Stream(Layer::Tls(Box::new(tls))))
+            }
+            Layer::Tls(_) => Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "TLS is on already",
+            )),
+        }
     }
 
     /// The level reached so far.
     pub fn tls_level(&self) -> TlsLevel {
-        unimplemented!("net")
+        match &self.0 {
+            Layer::Plain(_) => TlsLevel::Plain,
+            Layer::Tls(_) => TlsLevel::Encrypted,
+        }
     }
 
     /// The peer's address; `None` for Unix sockets.
     pub fn peer(&self) -> Option<SocketAddr> {
-        unimplemented!("net")
+        self.socket().peer()
     }
 
     /// Our own address in this connection; `None` for Unix sockets.
     pub fn local(&self) -> Option<SocketAddr> {
-        unimplemented!("net")
+        self.socket().local()
     }
 
     /// Closes at once, without waiting for the peer.
     pub fn close(self) {
-        unimplemented!("net")
+        match self.0 {
+            Layer::Plain(socket) => drop(socket),
+            Layer::Tls(tls) => tls.close(),
+        }
+    }
+
+    fn socket(&self) -> &Socket {
+        match &self.0 {
+            Layer::Plain(socket) => socket,
+            Layer::Tls(tls) => tls.socket(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{ErrorKind, Read, Write};
+    use std::net::TcpListener;
+    use std::sync::mpsc;
+    use std::thread::{self, JoinHandle};
+    use std::time::Duration;
+
+    use openssl::asn1::Asn1Time;
+    use openssl::ec::{EcGroup, EcKey};
+    use openssl::hash::MessageDigest;
+    use openssl::nid::Nid;
+    use openssl::pkey::PKey;
+    use openssl::ssl::{SslAcceptor, SslMethod, SslStream, SslVersion};
+    use openssl::x509::{X509Builder, X509NameBuilder};
+
+    use super::*;
+
+    fn long() -> Deadline {
+        Deadline::after(Duration::from_secs(20))
+    }
+
+    fn short() -> Deadline {
+        Deadline::after(Duration::from_millis(20))
+    }
+
+    /// A connected pair: ours, and the peer's bare socket.
+    fn pair() -> (Stream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let ours = Stream::connect(listener.local_addr().unwrap(), None, long()).unwrap();
+        (ours, listener.accept().unwrap().0)
+    }
+
+    /// A server with a self-signed certificate that expired long ago and names another host.
+    fn acceptor(highest: Option<SslVersion>) -> SslAcceptor {
+        let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
+        let key = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
+        let mut name = X509NameBuilder::new().unwrap();
+        name.append_entry_by_text("CN", "other.example").unwrap();
+        let name = name.build();
+        let mut cert = X509Builder::new().unwrap();
+        cert.set_subject_name(&name).unwrap();
+        cert.set_issuer_name(&name).unwrap();
+        cert.set_pubkey(&key).unwrap();
+        cert.set_not_before(&Asn1Time::from_unix(0).unwrap())
+            .unwrap();
+        cert.set_not_after(&Asn1Time::from_unix(86_400).unwrap())
+            .unwrap();
+        cert.sign(&key, MessageDigest::sha256()).unwrap();
+        let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server()).unwrap();
+        acceptor.set_private_key(&key).unwrap();
+        acceptor.set_certificate(&cert.build()).unwrap();
+        acceptor.set_security_level(0);
+        acceptor.set_cipher_list("ALL:@SECLEVEL=0").unwrap();
+        acceptor.set_min_proto_version(None).unwrap();
+        acceptor.set_max_proto_version(highest).unwrap();
+        acceptor.build()
+    }
+
+    fn tls_pair() -> (Stream, SslStream<TcpStream>) {
+        let (ours, peer) = pair();
+        let server = thread::spawn(move || acceptor(None).accept(peer).unwrap());
+        let ours = ours.start_tls("mx.dest.example", long()).unwrap();
+        (ours, server.join().unwrap())
+    }
+
+    /// Both kinds of stream, with the peer as something to read from and write to.
+    fn both() -> Vec<(Stream, Box<dyn Duplex>)> {
+        let (plain, peer) = pair();
+        let (tls, tls_peer) = tls_pair();
+        vec![(plain, Box::new(peer)), (tls, Box::new(tls_peer))]
+    }
+
+    trait Duplex: Read + Write + Send {}
+    impl<T: Read + Write + Send> Duplex for T {}
+
+    fn drip(mut peer: Box<dyn Duplex>) -> JoinHandle<()> {
+        thread::spawn(move || while peer.write_all(b".").is_ok() {})
+    }
+
+    // CL-9
+    #[test]
+    fn a_peer_that_drips_bytes_runs_out_of_time() {
+        for (mut stream, peer) in both() {
+            let dripper = drip(peer);
+            let deadline = short();
+            let error = loop {
+                match stream.read(&mut [0], deadline) {
+                    Ok(n) => assert_eq!(n, 1),
+                    Err(e) => break e,
+                }
+            };
+            assert_eq!(error.kind(), ErrorKind::TimedOut);
+            stream.close();
+            dripper.join().unwrap();
+        }
+    }
+
+    // CL-9
+    #[test]
+    fn a_silent_peer_runs_out_of_time_and_the_stream_can_be_used_on() {
+        for (mut stream, mut peer) in both() {
+            let error = stream.read(&mut [0; 8], short()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::TimedOut);
+            let error = stream.wait(false, short()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::TimedOut);
+            peer.write_all(b"250 ok").unwrap();
+            let mut buf = [0; 8];
+            assert_eq!(stream.read(&mut buf, long()).unwrap(), 6);
+            stream.write_all(b"RSET", long()).unwrap();
+            let mut heard = [0; 4];
+            peer.read_exact(&mut heard).unwrap();
+            assert_eq!(&heard, b"RSET");
+        }
+    }
+
+    // CL-9
+    #[test]
+    fn a_peer_that_does_not_read_runs_out_of_time() {
+        for (mut stream, peer) in both() {
+            let much = vec![b'x'; 32 << 20];
+            let error = stream.write_all(&much, short()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::TimedOut);
+            drop(peer);
+        }
+    }
+
+    // CL-14
+    #[test]
+    fn what_a_peer_says_can_be_read_while_it_does_not_read() {
+        for (mut stream, mut peer) in both() {
+            let piece = vec![b'x'; 1 << 20];
+            // Until it no longer takes anything: a write that `wait` announced always returns.
+            while let Ok((_, true)) = stream.wait(true, short()) {
+                assert!(stream.write(&piece, short()).unwrap() > 0);
+            }
+            peer.write_all(b"550 no").unwrap();
+            assert!(stream.wait(true, long()).unwrap().0);
+            let mut buf = [0; 16];
+            assert_eq!(stream.read(&mut buf, long()).unwrap(), 6);
+            assert_eq!(&buf[..6], b"550 no");
+        }
+    }
+
+    // CL-14
+    #[test]
+    fn nothing_is_lost_when_the_peer_reads_late() {
+        for (mut stream, mut peer) in both() {
+            let sent: Vec<u8> = (0..4_000_000_u32).map(|n| (n % 251) as u8).collect();
+            let size = sent.len();
+            let reader = thread::spawn(move || {
+                let mut got = vec![0; size];
+                peer.read_exact(&mut got).unwrap();
+                got
+            });
+            stream.write_all(&sent, long()).unwrap();
+            assert!(reader.join().unwrap() == sent);
+        }
+    }
+
+    // CL-7, CL-8, TLS-10: a TLS 1.3 server has sent its tickets by now, and they are no bytes of the conversation.
+    #[test]
+    fn unread_bytes_and_an_end_of_stream_are_seen_without_blocking() {
+        for (mut stream, mut peer) in both() {
+            assert!(!stream.has_unread());
+            peer.write_all(b"421").unwrap();
+            stream.wait(false, long()).unwrap();
+            assert!(stream.has_unread());
+            assert!(stream.has_unread());
+            assert_eq!(stream.read(&mut [0; 2], long()).unwrap(), 2);
+            assert!(stream.has_unread());
+            assert_eq!(stream.read(&mut [0; 2], long()).unwrap(), 1);
+            assert!(!stream.has_unread());
+            drop(peer);
+            assert_eq!(stream.wait(false, long()).unwrap(), (true, false));
+            assert!(stream.has_unread());
+            assert_eq!(stream.read(&mut [0; 2], long()).unwrap(), 0);
+        }
+    }
+
+    // TLS-2
+    #[test]
+    fn an_expired_self_signed_certificate_of_another_host_is_taken() {
+        let (stream, peer) = tls_pair();
+        assert_eq!(stream.tls_level(), TlsLevel::Encrypted);
+        assert_eq!(
+            peer.ssl().servername(openssl::ssl::NameType::HOST_NAME),
+            Some("mx.dest.example")
+        );
+        assert!(!peer.ssl().session_reused());
+    }
+
+    // TLS-2
+    #[test]
+    fn tls_below_1_2_is_refused() {
+        let (ours, peer) = pair();
+        let server = thread::spawn(move || {
+            acceptor(Some(SslVersion::TLS1_1))
+                .accept(peer)
+                .err()
+                .is_some()
+        });
+        let error = ours.start_tls("mx.dest.example", long()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidData);
+        assert!(server.join().unwrap());
+    }
+
+    // TLS-8
+    #[test]
+    fn bytes_that_wait_before_the_handshake_end_it() {
+        let (mut ours, mut peer) = pair();
+        peer.write_all(b"250 injected\r\n").unwrap();
+        ours.wait(false, long()).unwrap();
+        let error = ours.start_tls("mx.dest.example", long()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidData);
+        // Not a byte of a ClientHello went out.
+        let mut heard = Vec::new();
+        let _ = peer.read_to_end(&mut heard);
+        assert!(heard.is_empty());
+    }
+
+    // TLS-10
+    #[test]
+    fn a_handshake_ends_whatever_the_peer_does() {
+        let (ours, _silent) = pair();
+        let error = ours.start_tls("mx.dest.example", short()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+
+        let (ours, peer) = pair();
+        let (hello_seen, seen) = mpsc::channel();
+        let rubbish = thread::spawn(move || {
+            let mut peer = peer;
+            peer.read_exact(&mut [0; 5]).unwrap();
+            hello_seen.send(()).unwrap();
+            peer.write_all(b"500 what?\r\n").unwrap();
+            peer
+        });
+        let error = ours.start_tls("mx.dest.example", long()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidData);
+        seen.recv().unwrap();
+        drop(rubbish.join().unwrap());
+
+        let (ours, peer) = pair();
+        let closing = thread::spawn(move || {
+            let mut peer = peer;
+            // All of the ClientHello, so that closing is an end and not a reset.
+            let _ = peer.read(&mut [0; 4096]).unwrap();
+        });
+        let error = ours.start_tls("mx.dest.example", long()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
+        closing.join().unwrap();
+    }
+
+    // TLS-9
+    #[test]
+    fn cleartext_after_the_handshake_is_an_error_and_not_data() {
+        let (mut ours, mut peer) = tls_pair();
+        peer.get_mut().write_all(b"250 in clear\r\n").unwrap();
+        let error = ours.read(&mut [0; 64], long()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidData);
+    }
+
+    // DV-13, DV-14
+    #[test]
+    fn a_dial_is_bound_to_its_source_or_says_that_it_cannot() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let bound = Stream::connect(address, Some([127, 0, 0, 9].into()), long()).unwrap();
+        assert_eq!(
+            bound.local().map(|l| l.ip()),
+            Some(IpAddr::from([127, 0, 0, 9]))
+        );
+        assert_eq!(bound.peer(), Some(address));
+        let (_, seen) = listener.accept().unwrap();
+        assert_eq!(seen.ip(), IpAddr::from([127, 0, 0, 9]));
+        // TEST-NET-1 is nobody's address.
+        let error = Stream::connect(address, Some([192, 0, 2, 1].into()), long()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AddrNotAvailable);
+    }
+
+    #[test]
+    fn a_unix_stream_obeys_the_same_deadlines() {
+        let (ours, mut peer) = UnixStream::pair().unwrap();
+        let mut ours = Stream::from_unix(ours).unwrap();
+        let error = ours.read(&mut [0], short()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+        peer.write_all(b"x").unwrap();
+        assert!(ours.has_unread());
+        assert_eq!(ours.read(&mut [0; 4], long()).unwrap(), 1);
+        ours.write_all(b"yz", long()).unwrap();
+        peer.read_exact(&mut [0; 2]).unwrap();
+        assert_eq!(ours.peer(), None);
     }
 }

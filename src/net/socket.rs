@@ -1,0 +1,213 @@
+//! One connected socket, TCP or Unix, and the system calls on it. The only place where an expired wait becomes
+//! `TimedOut`, and where interrupted calls are completed.
+//!
+//! The usual read is one system call: the socket blocks, with a receive timeout of [`FIRST_WAIT`] that is set once for
+//! its life. Only what takes longer, or a deadline nearer than that, costs a `poll` besides. A write never blocks in
+//! the call itself, so that reading can go on beside it (CL-14).
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, recv, send};
+use socket2::{Domain, Protocol, SockAddr, Type};
+
+use super::deadline::Deadline;
+
+/// How long a blocking read waits in the kernel before `poll` with the exact deadline takes over.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+
+/// A connected socket.
+#[derive(Debug)]
+pub(super) enum Socket {
+    /// TCP, with the peer's address as it was at the start (a reset connection has none any more).
+    Tcp(TcpStream, SocketAddr),
+    /// Unix.
+    Unix(UnixStream),
+}
+
+impl Socket {
+    /// An accepted TCP connection.
+    pub(super) fn from_tcp(tcp: TcpStream) -> io::Result<Socket> {
+        let peer = tcp.peer_addr()?;
+        tcp.set_nodelay(true)?;
+        tcp.set_read_timeout(Some(FIRST_WAIT))?;
+        Ok(Socket::Tcp(tcp, peer))
+    }
+
+    /// A Unix connection.
+    pub(super) fn from_unix(unix: UnixStream) -> io::Result<Socket> {
+        unix.set_read_timeout(Some(FIRST_WAIT))?;
+        Ok(Socket::Unix(unix))
+    }
+
+    /// Connects a socket from [`unconnected`].
+    pub(super) fn connect(
+        socket: socket2::Socket,
+        address: SocketAddr,
+        deadline: Deadline,
+    ) -> io::Result<Socket> {
+        socket.connect_timeout(&SockAddr::from(address), deadline.remaining()?)?;
+        socket.set_tcp_nodelay(true)?;
+        socket.set_read_timeout(Some(FIRST_WAIT))?;
+        Ok(Socket::Tcp(socket.into(), address))
+    }
+
+    /// The peer's address; `None` for Unix sockets.
+    pub(super) fn peer(&self) -> Option<SocketAddr> {
+        match self {
+            Socket::Tcp(_, peer) => Some(*peer),
+            Socket::Unix(_) => None,
+        }
+    }
+
+    /// Our own address; `None` for Unix sockets.
+    pub(super) fn local(&self) -> Option<SocketAddr> {
+        match self {
+            Socket::Tcp(tcp, _) => tcp.local_addr().ok(),
+            Socket::Unix(_) => None,
+        }
+    }
+
+    /// Reads at least one byte, or 0 at the end.
+    pub(super) fn read(&self, buf: &mut [u8], deadline: Deadline) -> io::Result<usize> {
+        let mut flags = MsgFlags::empty();
+        if deadline.remaining()? < FIRST_WAIT {
+            flags = MsgFlags::MSG_DONTWAIT;
+        }
+        loop {
+            match recv(self.raw(), buf, flags) {
+                Ok(n) => return Ok(n),
+                Err(Errno::EAGAIN) => {
+                    self.poll(PollFlags::POLLIN, deadline)?;
+                }
+                // Looks at the clock again, so that a storm of signals does not outlast the deadline.
+                Err(Errno::EINTR) => {
+                    deadline.remaining()?;
+                }
+                Err(e) => return Err(e.into()),
+            }
+            flags = MsgFlags::MSG_DONTWAIT;
+        }
+    }
+
+    /// Reads what is there; `WouldBlock` if nothing is.
+    pub(super) fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        self.try_recv(buf, MsgFlags::MSG_DONTWAIT)
+    }
+
+    /// Whether a byte or an end of stream waits. An error that waits counts too: the next read shows it.
+    pub(super) fn has_unread(&self) -> bool {
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK;
+        !matches!(self.try_recv(&mut [0], flags),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    fn try_recv(&self, buf: &mut [u8], flags: MsgFlags) -> io::Result<usize> {
+        loop {
+            match recv(self.raw(), buf, flags) {
+                Err(Errno::EINTR) => {}
+                other => return other.map_err(io::Error::from),
+            }
+        }
+    }
+
+    /// Writes what the peer takes now, at least one byte.
+    pub(super) fn write(&self, bytes: &[u8], deadline: Deadline) -> io::Result<usize> {
+        loop {
+            match self.try_write(bytes) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    self.poll(PollFlags::POLLOUT, deadline)?;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// Writes what the peer takes now; `WouldBlock` if nothing.
+    pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        // A peer that went away is an error of this write, not a SIGPIPE for the process.
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        loop {
+            match send(self.raw(), bytes, flags) {
+                Err(Errno::EINTR) => {}
+                other => return other.map_err(io::Error::from),
+            }
+        }
+    }
+
+    /// Waits for one of `events`. Returns (readable, writable); an error or hang-up of the socket counts as both, so
+    /// that the next call shows it.
+    pub(super) fn poll(&self, events: PollFlags, deadline: Deadline) -> io::Result<(bool, bool)> {
+        let mut fds = [PollFd::new(self.as_fd(), events)];
+        wait_for(&mut fds, deadline)?;
+        let got = fds[0].revents().unwrap_or(PollFlags::POLLERR);
+        let broken = got.intersects(PollFlags::POLLERR | PollFlags::POLLNVAL);
+        Ok((
+            broken || got.intersects(PollFlags::POLLIN | PollFlags::POLLHUP),
+            events.contains(PollFlags::POLLOUT)
+                && (broken || got.intersects(PollFlags::POLLOUT | PollFlags::POLLHUP)),
+        ))
+    }
+
+    fn raw(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Socket::Tcp(tcp, _) => tcp.as_fd(),
+            Socket::Unix(unix) => unix.as_fd(),
+        }
+    }
+}
+
+/// Waits until one of `fds` has something, completing interrupted calls.
+///
+/// # Errors
+/// `TimedOut` at the deadline.
+pub(super) fn wait_for(fds: &mut [PollFd<'_>], deadline: Deadline) -> io::Result<()> {
+    loop {
+        // Rounded up, so that the last part of a millisecond is slept and not spun.
+        let left = deadline.remaining()? + Duration::from_micros(999);
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        match poll(fds, timeout) {
+            Ok(0) | Err(Errno::EINTR) => {}
+            Ok(_) => return Ok(()),
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+/// A TCP socket for a dial to `address`, bound to `source` if given. All that can fail here is our own affair and not
+/// the peer's (DV-14).
+///
+/// # Errors
+/// The system's for the socket; `AddrNotAvailable` when `source` cannot be bound.
+pub(super) fn unconnected(
+    address: SocketAddr,
+    source: Option<IpAddr>,
+) -> io::Result<socket2::Socket> {
+    let socket = socket2::Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    if let Some(source) = source {
+        socket
+            .bind(&SockAddr::from(SocketAddr::new(source, 0)))
+            .map_err(|e| {
+                io::Error::new(
+                    io::ErrorKind::AddrNotAvailable,
+                    format!("cannot use source address {source}: {e}"),
+                )
+            })?;
+    }
+    Ok(socket)
+}
