@@ -1,1 +1,0 @@
-//! key=value log lines, one per event (OBS-1).

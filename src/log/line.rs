@@ -1,0 +1,235 @@
+//! The builder of one line.
+
+use std::fmt;
+use std::fmt::Write as _;
+
+use ::log::kv::{ToValue, Value};
+use ::log::{Level, Record};
+
+use super::render;
+
+/// Target of ordinary lines.
+pub(super) const MAIL: &str = "posthaste";
+/// Target of lines that a client could multiply at will: limited by the value of their first key (OBS-3).
+pub(super) const FLOOD: &str = "posthaste::flood";
+
+/// Longest peer text in a line, escaped (OBS-2).
+const PEER_TEXT: usize = 512;
+/// Longest other value, escaped. An address of 256 octets fits even if most of it must be escaped.
+const VALUE: usize = 1100;
+
+/// One log line: an event and its keys, in the order in which they are given.
+///
+/// The convention of order: queue id first, texts last. Every value is escaped when it is written, so nothing that a
+/// peer or a message says can end a line or forge a key (SEC-3).
+///
+/// ```
+/// # use posthaste::log::Line;
+/// Line::new("queued").key("qid", 42).path("from", "ann@here.example").num("size", 4211).info();
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "a line is written by info(), warn(), error() or debug()"]
+pub struct Line {
+    event: &'static str,
+    target: &'static str,
+    fields: Vec<(&'static str, Field)>,
+}
+
+/// A value: numbers stay numbers in JSON.
+#[derive(Clone, Debug)]
+enum Field {
+    Text(String),
+    Number(i64),
+}
+
+impl ToValue for Field {
+    fn to_value(&self) -> Value<'_> {
+        match self {
+            Field::Text(text) => Value::from(text.as_str()),
+            Field::Number(number) => Value::from(*number),
+        }
+    }
+}
+
+impl Line {
+    /// Begins the line of an event. Lines about what happened to mail, and about ourselves.
+    pub fn new(event: &'static str) -> Line {
+        Line {
+            event,
+            target: MAIL,
+            fields: Vec::new(),
+        }
+    }
+
+    /// Begins the line of an event that a client can cause as often as it likes and that moves no mail: at most 10 a
+    /// second per client are written, then a count (OBS-3). `client` becomes the key `client`.
+    pub fn of_client(event: &'static str, client: impl fmt::Display) -> Line {
+        let mut line = Line::new(event).key("client", client);
+        line.target = FLOOD;
+        line
+    }
+
+    /// A value in words that are ours or typed: an id, a name, a code, a state.
+    pub fn key(self, key: &'static str, value: impl fmt::Display) -> Line {
+        self.text(key, value.to_string(), VALUE)
+    }
+
+    /// As [`Line::key`], left out when there is none.
+    pub fn opt(self, key: &'static str, value: Option<impl fmt::Display>) -> Line {
+        match value {
+            Some(value) => self.key(key, value),
+            None => self,
+        }
+    }
+
+    /// A number.
+    pub fn num(mut self, key: &'static str, value: impl TryInto<i64>) -> Line {
+        let number = value.try_into().unwrap_or(i64::MAX);
+        self.fields.push((key, Field::Number(number)));
+        self
+    }
+
+    /// An envelope path, written inside angle brackets; the null reverse-path is `<>`.
+    pub fn path(self, key: &'static str, path: impl fmt::Display) -> Line {
+        self.text(key, format!("<{path}>"), VALUE)
+    }
+
+    /// A span of time in seconds, with milliseconds where there are any: `5412s`, `0.25s`.
+    pub fn span(self, key: &'static str, span: std::time::Duration) -> Line {
+        self.text(key, render::seconds(span), VALUE)
+    }
+
+    /// Free text, most of all a peer's: cut at 512 octets (OBS-2). Belongs at the end of the line.
+    pub fn peer(self, key: &'static str, text: &str) -> Line {
+        self.text(key, text.to_owned(), PEER_TEXT)
+    }
+
+    fn text(mut self, key: &'static str, mut text: String, longest: usize) -> Line {
+        if render::escaped_len(&text) > longest {
+            const MARK: &str = "...";
+            text.truncate(render::cut_at(&text, longest - MARK.len()));
+            text.push_str(MARK);
+        }
+        self.fields.push((key, Field::Text(text)));
+        self
+    }
+
+    /// Writes the line as part of the mail trail.
+    pub fn info(&self) {
+        self.write(Level::Info);
+    }
+
+    /// Writes the line as something that will heal by itself.
+    pub fn warn(&self) {
+        self.write(Level::Warn);
+    }
+
+    /// Writes the line as something that an operator must act on.
+    pub fn error(&self) {
+        self.write(Level::Error);
+    }
+
+    /// Writes the line for whoever looks for a fault.
+    pub fn debug(&self) {
+        self.write(Level::Debug);
+    }
+
+    /// Writes the line.
+    pub fn write(&self, level: Level) {
+        ::log::logger().log(
+            &Record::builder()
+                .level(level)
+                .target(self.target)
+                .key_values(&self.fields)
+                .args(format_args!("{}", self.event))
+                .build(),
+        );
+    }
+}
+
+/// The line in text form, without time and level: what [`Line::write`] gives to the log.
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.event)?;
+        for (key, field) in &self.fields {
+            f.write_char(' ')?;
+            match field {
+                Field::Text(text) => render::pair(f, key, text)?,
+                Field::Number(number) => write!(f, "{key}={number}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    // OBS-1
+    #[test]
+    fn a_line_names_its_event_first_and_keeps_the_order_of_its_keys() {
+        let line = Line::new("deliver")
+            .key("qid", 42)
+            .path("to", "bob@dest.example")
+            .path("from", "")
+            .opt("code", None::<u16>)
+            .num("attempt", 3_u32)
+            .span("delay", Duration::from_millis(5_412_250))
+            .key("result", "deferred")
+            .peer("text", "timed out; may be sent twice");
+        assert_eq!(
+            line.to_string(),
+            "deliver qid=42 to=<bob@dest.example> from=<> attempt=3 delay=5412.25s result=deferred \
+             text=\"timed out; may be sent twice\""
+        );
+    }
+
+    // OBS-2, SEC-3
+    #[test]
+    fn peer_text_can_neither_end_the_line_nor_forge_a_key_nor_reach_the_terminal() {
+        let line = Line::new("deliver").key("helo", "x result=delivered").peer(
+            "text",
+            "a\r\nqueued qid=1 \"b\\ \u{1b}[2J \u{e9}\u{85}\u{2028}",
+        );
+        assert_eq!(
+            line.to_string(),
+            "deliver helo=\"x result=delivered\" text=\"a\\r\\nqueued qid=1 \\\"b\\\\ \\x1b[2J \
+             \\xc3\\xa9\\xc2\\x85\\xe2\\x80\\xa8\""
+        );
+    }
+
+    // OBS-2
+    #[test]
+    fn peer_text_is_cut_at_512_octets_as_written_and_never_inside_an_escape() {
+        for text in ["x".repeat(2000), "\u{e9}".repeat(900), "\n".repeat(700)] {
+            let line = Line::new("e").peer("text", &text).to_string();
+            let value = line.trim_start_matches("e text=\"").trim_end_matches('"');
+            assert!(
+                value.len() <= PEER_TEXT && value.len() > PEER_TEXT - 8,
+                "{line}"
+            );
+            let body = value.trim_end_matches("...");
+            assert_eq!(
+                render::escaped_len(&text[..render::cut_at(&text, 509)]),
+                body.len()
+            );
+        }
+        let fits = "y".repeat(PEER_TEXT);
+        assert!(
+            Line::new("e")
+                .peer("text", &fits)
+                .to_string()
+                .contains(&fits)
+        );
+    }
+
+    // OBS-2
+    #[test]
+    fn the_longest_addresses_are_written_whole() {
+        let address = format!("{}@{}", "\u{e9}".repeat(32), "d".repeat(253));
+        let line = Line::new("e").path("to", &address).to_string();
+        assert!(line.ends_with(&format!("{}>\"", "d".repeat(253))), "{line}");
+    }
+}

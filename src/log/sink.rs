@@ -1,0 +1,237 @@
+//! Where lines go: syslog, standard error, a file.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use ::log::Level;
+use nix::fcntl::OFlag;
+
+use super::render;
+use crate::clock::Timestamp;
+use crate::config::LogTo;
+
+/// Name before the process id in syslog.
+const IDENT: &str = "posthasted";
+/// syslog(3): LOG_MAIL.
+const FACILITY_MAIL: u8 = 2 << 3;
+/// A syslog socket that is not there is asked for at most this often.
+const RECONNECT: Duration = Duration::from_secs(1);
+
+/// One line, rendered.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub at: Timestamp,
+    pub level: Level,
+    /// The body as [`render::body`] gave it.
+    pub body: String,
+    /// Whether the body carries time and level itself.
+    pub dated: bool,
+}
+
+/// An open sink. Used by the writer thread alone, which may wait in it; nobody else does.
+#[derive(Debug)]
+pub(super) enum Sink {
+    Syslog(Syslog),
+    Stderr,
+    File(LogFile),
+}
+
+impl Sink {
+    /// Opens a sink. A syslog that is not there is no error: it may come (OBS-4).
+    ///
+    /// # Errors
+    /// A file that cannot be opened for appending.
+    pub fn open(to: &LogTo) -> io::Result<Sink> {
+        Ok(match to {
+            LogTo::Syslog => Sink::Syslog(Syslog::new("/dev/log")),
+            LogTo::Stderr => Sink::Stderr,
+            LogTo::File(path) => Sink::File(LogFile::open(path)?),
+        })
+    }
+
+    /// Writes one line.
+    ///
+    /// # Errors
+    /// The line is lost.
+    pub fn write(&mut self, entry: &Entry) -> io::Result<()> {
+        match self {
+            Sink::Syslog(syslog) => syslog.write(entry),
+            Sink::Stderr => io::stderr().lock().write_all(dated(entry).as_bytes()),
+            Sink::File(file) => file.write(dated(entry).as_bytes()),
+        }
+    }
+}
+
+/// The line as it stands in a file, with its line end.
+fn dated(entry: &Entry) -> String {
+    if entry.dated {
+        format!("{}\n", entry.body)
+    } else {
+        let (time, level) = (render::time(entry.at), render::level(entry.level));
+        format!("{time} {level} {}\n", entry.body)
+    }
+}
+
+/// A file, appended to.
+#[derive(Debug)]
+pub(super) struct LogFile {
+    file: File,
+    /// The last write stopped in the middle of a line.
+    torn: bool,
+}
+
+impl LogFile {
+    fn open(path: &Path) -> io::Result<LogFile> {
+        // O_NONBLOCK: a FIFO without a reader fails instead of holding up the start; it means nothing to files.
+        let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+        let file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o640)
+            .custom_flags(flags.bits())
+            .open(path)?;
+        Ok(LogFile { file, torn: false })
+    }
+
+    fn write(&mut self, line: &[u8]) -> io::Result<()> {
+        if self.torn {
+            self.file.write_all(b"\n")?;
+            self.torn = false;
+        }
+        let mut rest = line;
+        while !rest.is_empty() {
+            match self.file.write(rest) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => rest = &rest[n..],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.torn = rest.len() < line.len();
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// syslog(3) as datagrams (RFC 3164 form without a time: every daemon puts its own).
+#[derive(Debug)]
+pub(super) struct Syslog {
+    path: PathBuf,
+    socket: Option<UnixDatagram>,
+    /// No connection is tried before this time.
+    not_before: Option<Instant>,
+}
+
+impl Syslog {
+    fn new(path: impl Into<PathBuf>) -> Syslog {
+        Syslog {
+            path: path.into(),
+            socket: None,
+            not_before: None,
+        }
+    }
+
+    fn write(&mut self, entry: &Entry) -> io::Result<()> {
+        let severity = match entry.level {
+            Level::Error => 3,
+            Level::Warn => 4,
+            Level::Info => 6,
+            Level::Debug | Level::Trace => 7,
+        };
+        let priority = FACILITY_MAIL | severity;
+        let datagram = format!(
+            "<{priority}>{IDENT}[{}]: {}",
+            std::process::id(),
+            entry.body
+        );
+        if self.socket.is_some() && self.send(&datagram).is_ok() {
+            return Ok(());
+        }
+        // The daemon was restarted, or is not there yet.
+        let now = Instant::now();
+        if self.not_before.is_some_and(|at| now < at) {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        self.not_before = now.checked_add(RECONNECT);
+        self.socket = None;
+        let socket = UnixDatagram::unbound()?;
+        socket.connect(&self.path)?;
+        // A syslog daemon that hangs costs lines, and the stop of ours no more than this.
+        socket.set_write_timeout(Some(RECONNECT))?;
+        self.socket = Some(socket);
+        self.send(&datagram)?;
+        self.not_before = None;
+        Ok(())
+    }
+
+    fn send(&self, datagram: &str) -> io::Result<()> {
+        match &self.socket {
+            Some(socket) => socket.send(datagram.as_bytes()).map(drop),
+            None => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+}
+
+/// Whether a log file could be appended to, without creating it: for `-n`.
+///
+/// # Errors
+/// What opening it would say.
+pub fn check_file(path: &Path) -> io::Result<()> {
+    use nix::unistd::{AccessFlags, access};
+    let checked = if path.exists() {
+        access(path, AccessFlags::W_OK)
+    } else {
+        let parent = path.parent().unwrap_or(Path::new("/"));
+        access(parent, AccessFlags::W_OK | AccessFlags::X_OK)
+    };
+    checked.map_err(io::Error::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(body: &str) -> Entry {
+        Entry {
+            at: Timestamp::from_millis(1_795_286_400_123),
+            level: Level::Warn,
+            body: body.to_owned(),
+            dated: false,
+        }
+    }
+
+    // OBS-1, OBS-4
+    #[test]
+    fn syslog_gets_one_datagram_a_line_and_is_found_again_after_its_restart() {
+        let dir = std::env::temp_dir().join(format!("posthaste-syslog-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("log");
+        let mut syslog = Syslog::new(&path);
+        assert!(syslog.write(&entry("nobody listens")).is_err());
+        let mut buf = [0; 512];
+        for round in ["one", "two"] {
+            let daemon = UnixDatagram::bind(&path).unwrap();
+            syslog.not_before = None;
+            syslog.write(&entry(round)).unwrap();
+            let n = daemon.recv(&mut buf).unwrap();
+            let line = format!("<20>posthasted[{}]: {round}", std::process::id());
+            assert_eq!(String::from_utf8_lossy(&buf[..n]), line);
+            drop(daemon);
+            std::fs::remove_file(&path).unwrap();
+        }
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_line_in_a_file_begins_with_time_and_level() {
+        assert_eq!(
+            dated(&entry("done qid=1")),
+            "2026-11-21T18:40:00.123Z warn done qid=1\n"
+        );
+    }
+}
