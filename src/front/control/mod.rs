@@ -1,0 +1,68 @@
+//! The control socket: one line asks, data lines and one last line answer (design.md 10, posthaste-control(5)).
+//!
+//! [`line`] reads a request, [`filter`] turns its words into what the store understands, [`verbs`] is the table of all
+//! that can be asked, [`output`] writes records so that nothing a peer said can look like structure, and [`server`]
+//! owns the socket and its clients. What the verbs do is done by the store; what concerns the whole daemon is asked
+//! of a [`Host`].
+
+pub mod filter;
+pub mod line;
+pub mod output;
+
+use std::time::Instant;
+
+use crate::dispatch::Wake;
+use crate::message::QueueId;
+use crate::policy::failure::Stage;
+
+/// What the control socket asks of the daemon around it. Called from the threads of control clients, several at once.
+pub trait Host: Send + Sync {
+    /// Reads the configuration again, reopens logs, reloads certificates and lists (CFG-5). Blocks until it is in
+    /// force or refused.
+    ///
+    /// # Errors
+    /// Why nothing was changed, as `file:line: key: reason`.
+    fn reload(&self) -> Result<Reloaded, String>;
+
+    /// Asks for a stop, as SIGTERM does, or with `now` as a second SIGTERM does (PRC-2). Returns at once; the answer
+    /// to the client still goes out.
+    fn shutdown(&self, now: bool);
+
+    /// Hands this on to the dispatcher; never blocks.
+    fn wake(&self, wake: Wake);
+
+    /// The attempts that are running, at most one entry per worker, for `list` and `show`.
+    fn running(&self) -> Vec<Running> {
+        Vec::new()
+    }
+
+    /// What `stats` shows besides the numbers of the store, as keys and values: free workers, open sessions, and the
+    /// settings in force that weaken safety (SEC-12). Keys are an interface: added, never renamed.
+    fn facts(&self) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
+}
+
+/// What a reload did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reloaded {
+    /// Keys whose value changed and is in force: `retry.lifetime`.
+    pub changed: Vec<String>,
+    /// Keys whose value changed and that need a restart (CFG-5).
+    pub restart: Vec<String>,
+}
+
+/// A running attempt.
+#[derive(Clone, Debug)]
+pub struct Running {
+    /// The message.
+    pub id: QueueId,
+    /// Its recipients in this transaction.
+    pub numbers: Vec<u32>,
+    /// What the worker is doing.
+    pub stage: Stage,
+    /// The host it does it with; empty while none is chosen.
+    pub host: String,
+    /// When the attempt began.
+    pub since: Instant,
+}
