@@ -2,6 +2,8 @@
 //!
 //! Knows nothing of rows, sockets or peers.
 
+pub mod dsn;
+
 use std::fmt;
 use std::num::NonZeroU64;
 use std::str::FromStr;

@@ -2,5 +2,6 @@
 
 pub mod failure;
 pub mod limit;
+pub mod notice;
 pub mod retry;
 pub mod route;

@@ -1,0 +1,515 @@
+//! Delivery status notifications: facts in, a message out (RFC 3461, 3462, 3464, 6522, 6533).
+//!
+//! Composes and decides nothing: who is told what, and when, is `policy::notice`; that it happens in the transaction
+//! that moves the state is the store's. Everything from others (reply text, ORCPT, ENVID, the original's header) is
+//! data here and cannot leave its field (DSN-9).
+
+mod fields;
+mod original;
+mod text;
+
+use std::net::IpAddr;
+
+use mail_builder::headers::content_type::ContentType;
+use mail_builder::mime::{BodyPart, MimePart};
+
+use crate::clock::Timestamp;
+use crate::message::Head;
+use crate::smtp::address::{Domain, ForwardPath, Mailbox};
+use crate::smtp::reply::{EnhancedCode, ReplyCode};
+
+pub use original::Original;
+
+/// The most recipients that one notification describes one by one (DSN-3).
+pub const MAX_BLOCKS: usize = 500;
+
+/// Octets that everything but the returned original may take (DSN-9 grants 64 KiB in all).
+const STATUS_BUDGET: usize = 36 * 1024;
+const TEXT_BUDGET: usize = 16 * 1024;
+
+/// What a notification says (RFC 3464 §2.3.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Given up.
+    Failed,
+    /// Still tried.
+    Delayed,
+    /// Delivered by ourselves.
+    Delivered,
+    /// Handed to a host that sends no notifications of success.
+    Relayed,
+    /// Delivered to a list or alias.
+    Expanded,
+}
+
+impl Action {
+    /// The word of RFC 3464 §2.3.3.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Action::Failed => "failed",
+            Action::Delayed => "delayed",
+            Action::Delivered => "delivered",
+            Action::Relayed => "relayed",
+            Action::Expanded => "expanded",
+        }
+    }
+}
+
+/// What is reported of one recipient.
+#[derive(Clone, Debug)]
+pub struct Block {
+    /// Its number in the message, for Final-Log-ID.
+    pub number: u32,
+    /// The forward-path.
+    pub path: ForwardPath,
+    /// ORCPT as `type;address`, decoded.
+    pub orcpt: Option<String>,
+    /// What happened.
+    pub action: Action,
+    /// Status; its class is made that of the action.
+    pub status: EnhancedCode,
+    /// Name and address of the host that decided, if one was reached.
+    pub remote: Option<(String, Option<IpAddr>)>,
+    /// The code of a real reply; none if the words in `reason` are ours.
+    pub code: Option<ReplyCode>,
+    /// The reply's text without its code, lines joined with `\n`; or our own words.
+    pub reason: String,
+    /// Attempts so far.
+    pub attempts: u32,
+    /// When the last one began.
+    pub last_attempt: Option<Timestamp>,
+    /// When the next one is due; delays only.
+    pub next_attempt: Option<Timestamp>,
+    /// When we give up; delays only.
+    pub retry_until: Option<Timestamp>,
+}
+
+/// All facts of one notification. All blocks have the same action group: failed, delayed or success.
+#[derive(Clone, Debug)]
+pub struct Notice<'a> {
+    /// The message it is about.
+    pub head: &'a Head,
+    /// One per recipient, by number; those past [`MAX_BLOCKS`] and past the size bound are only counted.
+    pub blocks: &'a [Block],
+    /// Recipients beyond `blocks` that the caller left out already.
+    pub further: usize,
+    /// What is returned of the original.
+    pub original: Original<'a>,
+    /// Our name.
+    pub reporting_mta: &'a Domain,
+    /// `dsn.from`.
+    pub from: &'a Mailbox,
+    /// Whom it goes to: the reverse-path, or `dsn.postmaster`.
+    pub to: &'a Mailbox,
+    /// Now, for Date.
+    pub now: Timestamp,
+    /// Message-ID with its brackets, for the notification itself.
+    pub message_id: &'a str,
+    /// Random text for the boundary: at least 16 letters or digits.
+    pub boundary_seed: &'a str,
+}
+
+/// A composed notification.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Composed {
+    /// Header and body, CRLF line ends.
+    pub content: Vec<u8>,
+    /// The subject.
+    pub subject: String,
+    /// Whether octets over 127 are in it.
+    pub eight_bit: bool,
+    /// Whether its header needs SMTPUTF8.
+    pub utf8_headers: bool,
+    /// Recipients described in blocks of their own.
+    pub described: usize,
+}
+
+/// Composes a notification.
+///
+/// The UTF-8 flavour of RFC 6533 is used exactly when the sender's own address is internationalised: the notification
+/// then needs an SMTPUTF8 path anyhow, and any other sender can be told in ASCII (DSN-14).
+pub fn compose(notice: &Notice<'_>) -> Composed {
+    let utf8 = notice.to.needs_utf8();
+    let (status, described) = fields::delivery_status(notice, utf8, STATUS_BUDGET);
+    let words = text::explain(notice, described, TEXT_BUDGET);
+    let subject = subject(notice);
+
+    let (kind, header_kind, whole_kind) = if utf8 {
+        (
+            "message/global-delivery-status",
+            "message/global-headers",
+            "message/global",
+        )
+    } else {
+        (
+            "message/delivery-status",
+            "text/rfc822-headers",
+            "message/rfc822",
+        )
+    };
+    let status_encoding = if utf8 && !status.is_ascii() {
+        "8bit"
+    } else {
+        "7bit"
+    };
+    let original = if notice.original.whole {
+        let encoding = if notice.original.octets.is_ascii() {
+            "7bit"
+        } else {
+            "8bit"
+        };
+        raw_part(whole_kind, encoding, notice.original.octets.to_vec())
+    } else if notice.original.octets.is_ascii() {
+        raw_part(header_kind, "7bit", notice.original.octets.to_vec())
+    } else if utf8 {
+        raw_part(header_kind, "8bit", notice.original.octets.to_vec())
+    } else {
+        raw_part(
+            header_kind,
+            "base64",
+            original::base64_lines(notice.original.octets),
+        )
+    };
+    let parts = vec![
+        MimePart::new(
+            ContentType::new("text/plain").attribute("charset", "utf-8"),
+            BodyPart::Text(words.into()),
+        )
+        .header("Content-Description", raw("Notification")),
+        raw_part(kind, status_encoding, status.into_bytes())
+            .header("Content-Description", raw("Delivery report")),
+        original.header(
+            "Content-Description",
+            raw(if notice.original.whole {
+                "Undelivered message"
+            } else {
+                "Message header"
+            }),
+        ),
+    ];
+
+    let boundary = boundary(notice, &parts);
+    let mut content = fields::message_header(notice, &subject, utf8);
+    let report = ContentType::new("multipart/report")
+        .attribute(
+            "report-type",
+            if utf8 {
+                "global-delivery-status"
+            } else {
+                "delivery-status"
+            },
+        )
+        .attribute("boundary", boundary);
+    // RFC 6522 §3 and RFC 6533 §6: the report-type names the machine-readable part.
+    let report = MimePart::new(report, BodyPart::Multipart(parts));
+    report.write_part(&mut content);
+
+    let utf8_headers = utf8;
+    Composed {
+        eight_bit: !content.is_ascii(),
+        content,
+        subject,
+        utf8_headers,
+        described,
+    }
+}
+
+fn raw(text: &str) -> mail_builder::headers::HeaderType<'_> {
+    mail_builder::headers::raw::Raw::new(text).into()
+}
+
+/// A part whose octets go out as they are, with the given transfer encoding declared.
+fn raw_part<'x>(kind: &'x str, encoding: &'x str, octets: Vec<u8>) -> MimePart<'x> {
+    MimePart::new(ContentType::new(kind), BodyPart::Binary(octets.into()))
+        .transfer_encoding(encoding)
+}
+
+fn subject(notice: &Notice<'_>) -> String {
+    let what = match notice.blocks.first().map(|block| block.action) {
+        Some(Action::Delayed) => "Delivery delayed",
+        Some(Action::Failed) | None => "Delivery failed",
+        Some(Action::Delivered | Action::Relayed | Action::Expanded) => "Delivered",
+    };
+    let count = notice.blocks.len() + notice.further;
+    match notice.blocks {
+        // An address is canonical by its type: printable, no line ends. Only ASCII ones fit an ASCII subject.
+        [only] if count == 1 && !only.path.needs_utf8() => format!("{what}: {}", only.path),
+        _ if count == 1 => format!("{what}: 1 recipient"),
+        _ => format!("{what}: {count} recipients"),
+    }
+}
+
+/// A boundary that occurs in no part (DSN-9). The seed is random, so a second round is not expected, only provided for.
+fn boundary(notice: &Notice<'_>, parts: &[MimePart<'_>]) -> String {
+    let mut round = 0_u32;
+    loop {
+        let boundary = format!("=_{}_{round}", notice.boundary_seed);
+        let found = parts.iter().any(|part| match &part.contents {
+            BodyPart::Text(text) => text.contains(&boundary),
+            BodyPart::Binary(octets) => contains(octets, boundary.as_bytes()),
+            BodyPart::Multipart(_) => false,
+        });
+        if !found {
+            return boundary;
+        }
+        round += 1;
+    }
+}
+
+fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack
+        .windows(needle.len())
+        .any(|window| window == needle)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::{QueueId, RequireTls, Ret};
+    use crate::smtp::address::ReversePath;
+
+    fn head(sender: &str) -> Head {
+        Head {
+            id: QueueId::new(42).unwrap(),
+            arrived: Timestamp::from_secs(1_795_286_400),
+            caller: "relay".into(),
+            client: "192.0.2.9".into(),
+            reverse_path: ReversePath::parse(sender, true).unwrap(),
+            added_header: Vec::new(),
+            message_id: "<abc@here.example>".into(),
+            subject: "Quarterly figures".into(),
+            size: 1000,
+            eight_bit: false,
+            utf8_headers: false,
+            require_tls: RequireTls::Default,
+            envid: Some("QQ314159".into()),
+            ret: Some(Ret::Headers),
+            priority: 0,
+            lifetime: None,
+            max_attempts: None,
+            extras: Vec::new(),
+        }
+    }
+
+    fn block(address: &str, reason: &str) -> Block {
+        Block {
+            number: 1,
+            path: Mailbox::parse(address, true).unwrap(),
+            orcpt: Some(format!("rfc822;{address}")),
+            action: Action::Failed,
+            status: EnhancedCode::new(5, 1, 1),
+            remote: Some(("mx1.dest.example".into(), "192.0.2.7".parse().ok())),
+            code: ReplyCode::new(550),
+            reason: reason.into(),
+            attempts: 1,
+            last_attempt: Some(Timestamp::from_secs(1_795_286_400)),
+            next_attempt: None,
+            retry_until: None,
+        }
+    }
+
+    fn composed(head: &Head, blocks: &[Block], further: usize, original: Original<'_>) -> Composed {
+        let to = head.reverse_path.mailbox().unwrap().clone();
+        compose(&Notice {
+            head,
+            blocks,
+            further,
+            original,
+            reporting_mta: &Domain::parse("here.example").unwrap(),
+            from: &Mailbox::parse("postmaster@here.example", false).unwrap(),
+            to: &to,
+            now: Timestamp::from_secs(1_795_290_000),
+            message_id: "<d1@here.example>",
+            boundary_seed: "0123456789abcdef",
+        })
+    }
+
+    const HEADER: Original<'_> = Original {
+        octets: b"Subject: hi\r\nFrom: a@here.example\r\n",
+        whole: false,
+    };
+
+    fn text(composed: &Composed) -> String {
+        String::from_utf8(composed.content.clone()).unwrap()
+    }
+
+    // DSN-4, DSN-5, DSN-6, DSN-7
+    #[test]
+    fn a_failure_names_the_recipient_the_host_and_its_words() {
+        let report = composed(
+            &head("ann@here.example"),
+            &[block(
+                "bob@dest.example",
+                "5.1.1 no such user\nsee https://dest.example/",
+            )],
+            0,
+            HEADER,
+        );
+        let text = text(&report);
+        for line in [
+            "Subject: Delivery failed: bob@dest.example\r\n",
+            "Auto-Submitted: auto-replied\r\n",
+            "In-Reply-To: <abc@here.example>\r\n",
+            "X-Failed-Recipients: bob@dest.example\r\n",
+            "Original-Envelope-Id: QQ314159\r\n",
+            "Reporting-MTA: dns; here.example\r\n",
+            "Final-Recipient: rfc822;bob@dest.example\r\n",
+            "Original-Recipient: rfc822;bob@dest.example\r\n",
+            "Action: failed\r\n",
+            "Status: 5.1.1\r\n",
+            "Remote-MTA: dns; mx1.dest.example ([192.0.2.7])\r\n",
+            "Diagnostic-Code: smtp; 550 5.1.1 no such user see https://dest.example/\r\n",
+            "Final-Log-ID: 42/1\r\n",
+            "Content-Type: text/rfc822-headers",
+        ] {
+            assert!(text.contains(line), "{line:?} is not in\n{text}");
+        }
+        assert_eq!(report.described, 1);
+        assert!(!report.eight_bit && !text.contains("Will-Retry-Until"));
+    }
+
+    // DSN-7: words of our own are no diagnostic of a peer.
+    #[test]
+    fn expiry_without_a_reply_has_no_diagnostic_code() {
+        let mut expired = block("bob@dest.example", "connection timed out");
+        expired.code = None;
+        expired.status = EnhancedCode::new(4, 4, 7);
+        let text = text(&composed(&head("ann@here.example"), &[expired], 0, HEADER));
+        assert!(
+            !text.contains("Diagnostic-Code") && text.contains("Status: 4.4.7\r\n"),
+            "{text}"
+        );
+    }
+
+    // DSN-6
+    #[test]
+    fn a_delay_says_when_it_is_tried_next_and_when_given_up() {
+        let mut delayed = block("bob@dest.example", "451 later");
+        delayed.action = Action::Delayed;
+        delayed.status = EnhancedCode::new(4, 7, 1);
+        delayed.next_attempt = Some(Timestamp::from_secs(1_795_300_000));
+        delayed.retry_until = Some(Timestamp::from_secs(1_795_700_000));
+        let text = text(&composed(&head("ann@here.example"), &[delayed], 0, HEADER));
+        assert!(
+            text.contains("Action: delayed\r\n") && text.contains("Status: 4.7.1\r\n"),
+            "{text}"
+        );
+        assert!(text.contains(&format!(
+            "Will-Retry-Until: {}",
+            Timestamp::from_secs(1_795_700_000).rfc5322()
+        )));
+        assert!(
+            text.contains("tried next at") && text.contains("given up at"),
+            "{text}"
+        );
+    }
+
+    // DSN-9
+    #[test]
+    fn hostile_text_stays_inside_its_field() {
+        let evil = "no\r\nFinal-Recipient: rfc822;evil@x\r\n\r\n--=_0123456789abcdef_0\r\nX: \u{85}\u{2028}\0\u{1b}[2J";
+        let mut hostile = block("bob@dest.example", evil);
+        hostile.orcpt = Some("rfc822;a\r\nStatus: 2.0.0".into());
+        hostile.remote = Some(("mx\r\nAction: delivered".into(), None));
+        let mut from = head("ann@here.example");
+        from.envid = Some("x\r\nReporting-MTA: dns; evil".into());
+        from.subject = "hi\r\n\r\n--=_0123456789abcdef_0".into();
+        from.message_id = "<a@b>\r\nBcc: evil@x".into();
+        let original = Original {
+            octets: b"Subject: --=_0123456789abcdef_0\r\n",
+            whole: false,
+        };
+        let report = composed(&from, &[hostile], 0, original);
+        let text = text(&report);
+        let boundary = "--=_0123456789abcdef_1";
+        assert_eq!(text.matches(boundary).count(), 4, "{text}");
+        for name in [
+            "Final-Recipient:",
+            "Status:",
+            "Action:",
+            "Reporting-MTA:",
+            "Bcc:",
+        ] {
+            let lines = text.lines().filter(|line| line.starts_with(name)).count();
+            assert_eq!(lines, usize::from(name != "Bcc:"), "{name} in\n{text}");
+        }
+        assert!(!text.contains('\u{1b}') && !text.contains('\0'));
+    }
+
+    // DSN-3, DSN-9
+    #[test]
+    fn ten_thousand_failures_make_one_bounded_notice_that_counts_the_rest() {
+        let blocks: Vec<Block> = (0..500)
+            .map(|n| block(&format!("u{n}@dest.example"), &"long words ".repeat(300)))
+            .collect();
+        let report = composed(&head("ann@here.example"), &blocks, 9_500, HEADER);
+        let text = text(&report);
+        assert!(
+            report.content.len() < 64 * 1024,
+            "{} octets",
+            report.content.len()
+        );
+        assert!(report.described > 20);
+        assert!(
+            text.contains("10000 recipients") && text.contains("more, which are not listed here"),
+            "{text}"
+        );
+    }
+
+    // DSN-14
+    #[test]
+    fn an_internationalised_sender_gets_the_utf8_flavour_and_others_ascii() {
+        let utf8 = composed(
+            &head("jörg@here.example"),
+            &[block("bøb@dest.example", "no")],
+            0,
+            HEADER,
+        );
+        let text_utf8 = text(&utf8);
+        assert!(utf8.utf8_headers && utf8.eight_bit);
+        assert!(
+            text_utf8.contains("message/global-delivery-status"),
+            "{text_utf8}"
+        );
+        assert!(
+            text_utf8.contains("Final-Recipient: utf-8;bøb@dest.example\r\n"),
+            "{text_utf8}"
+        );
+        let original = Original {
+            octets: "Subject: grüße\r\n".as_bytes(),
+            whole: false,
+        };
+        let ascii = composed(
+            &head("ann@here.example"),
+            &[block("bøb@dest.example", "no")],
+            0,
+            original,
+        );
+        let text_ascii = text(&ascii);
+        assert!(!ascii.eight_bit, "{text_ascii}");
+        assert!(
+            text_ascii.contains("Final-Recipient: utf-8;b\\x{F8}b@dest.example\r\n"),
+            "{text_ascii}"
+        );
+        assert!(
+            text_ascii.contains("Content-Transfer-Encoding: base64"),
+            "{text_ascii}"
+        );
+    }
+
+    // DSN-5
+    #[test]
+    fn the_whole_original_is_returned_as_message_rfc822() {
+        let original = Original::whole_or_header(b"Subject: hi\r\n\r\nbody\r\n", 1000);
+        let text = text(&composed(
+            &head("ann@here.example"),
+            &[block("bob@dest.example", "no")],
+            0,
+            original,
+        ));
+        assert!(
+            text.contains("Content-Type: message/rfc822") && text.contains("\r\n\r\nbody\r\n"),
+            "{text}"
+        );
+    }
+}

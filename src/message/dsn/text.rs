@@ -1,0 +1,132 @@
+//! The part of a notification that people read (DSN-8).
+
+use std::fmt::Write as _;
+
+use super::fields::{cut, printable};
+use super::{Action, Block, Notice};
+
+/// Says in plain words who, why, what host said what, how often tried since when, and for delays when next and when
+/// given up; within `budget` octets, the remaining recipients counted.
+pub(super) fn explain(notice: &Notice<'_>, described: usize, budget: usize) -> String {
+    let mut out = String::new();
+    let total = notice.blocks.len() + notice.further;
+    let people = if total == 1 {
+        "one recipient".to_owned()
+    } else {
+        format!("{total} recipients")
+    };
+    let _ = writeln!(
+        out,
+        "This is the mail system at {}.\n",
+        notice.reporting_mta
+    );
+    let verdict = match notice.blocks.first().map(|block| block.action) {
+        Some(Action::Delayed) => format!(
+            "Your message has not yet been delivered to {people}.\n\
+             You need not do anything: it is kept here and tried again. This is only a warning."
+        ),
+        Some(Action::Delivered | Action::Expanded) => {
+            format!("Your message was delivered to {people}.")
+        }
+        Some(Action::Relayed) => format!(
+            "Your message was handed on for {people} to a host that does not confirm delivery.\n\
+             No further notice of success will follow."
+        ),
+        Some(Action::Failed) | None => {
+            format!("Your message could not be delivered to {people}, and is not tried again.")
+        }
+    };
+    let _ = writeln!(out, "{verdict}\n");
+
+    let mut shown = 0;
+    for block in notice.blocks.iter().take(described) {
+        let paragraph = paragraph(block, notice);
+        if shown > 0 && out.len() + paragraph.len() > budget {
+            break;
+        }
+        out.push_str(&paragraph);
+        shown += 1;
+    }
+    if shown < total {
+        let _ = writeln!(
+            out,
+            "and {} more, which are not listed here.\n",
+            total - shown
+        );
+    }
+
+    let _ = writeln!(out, "The message:");
+    let _ = writeln!(out, "    Accepted:   {}", notice.head.arrived.rfc5322());
+    if !notice.head.subject.is_empty() {
+        let _ = writeln!(
+            out,
+            "    Subject:    {}",
+            cut(&printable(&notice.head.subject, true), 200)
+        );
+    }
+    if !notice.head.message_id.is_empty() {
+        let _ = writeln!(
+            out,
+            "    Message-ID: {}",
+            cut(&printable(&notice.head.message_id, true), 300)
+        );
+    }
+    let _ = writeln!(out, "    Queue id:   {}", notice.head.id);
+    out.push_str("\nTo ask about it, give this notice to your mail administrator.\n");
+    out
+}
+
+fn paragraph(block: &Block, notice: &Notice<'_>) -> String {
+    let mut out = format!("<{}>\n", printable(&block.path.to_string(), true));
+    let host = block.remote.as_ref().map(|(name, address)| {
+        let name = printable(name, false);
+        address.map_or(name.clone(), |address| format!("{name} [{address}]"))
+    });
+    match (block.action, block.code, host) {
+        (Action::Delivered | Action::Relayed | Action::Expanded, _, Some(host)) => {
+            let _ = writeln!(out, "    accepted by {host}");
+        }
+        (_, Some(code), Some(host)) => {
+            let _ = writeln!(out, "    {host} said:");
+            for (index, line) in block.reason.lines().take(20).enumerate() {
+                let line = cut(&printable(line, false), 500);
+                let code = if index == 0 {
+                    format!("{code} ")
+                } else {
+                    String::new()
+                };
+                let _ = writeln!(out, "        {code}{line}");
+            }
+        }
+        (_, _, host) => {
+            for line in block.reason.lines().take(20) {
+                let _ = writeln!(out, "    {}", cut(&printable(line, false), 500));
+            }
+            if let Some(host) = host {
+                let _ = writeln!(out, "    The last host asked was {host}.");
+            }
+        }
+    }
+    if block.action == Action::Failed || block.action == Action::Delayed {
+        let times = if block.attempts == 1 {
+            "once".to_owned()
+        } else {
+            format!("{} times", block.attempts)
+        };
+        let _ = writeln!(
+            out,
+            "    tried {times} since {}",
+            notice.head.arrived.rfc5322()
+        );
+    }
+    if block.action == Action::Delayed {
+        if let Some(next) = block.next_attempt {
+            let _ = writeln!(out, "    tried next at {}", next.rfc5322());
+        }
+        if let Some(until) = block.retry_until {
+            let _ = writeln!(out, "    given up at   {}", until.rfc5322());
+        }
+    }
+    out.push('\n');
+    out
+}
