@@ -3,4 +3,6 @@
 //! No socket, no clock and no log in here; every parser takes its input in any split (SEC-6).
 
 pub mod address;
+pub mod ehlo;
 pub mod reply;
+pub mod serialise;
