@@ -263,6 +263,8 @@ impl ReplyReader {
         self.session = self.session.saturating_add(bytes.len());
         if self.session > SESSION_MAX {
             self.failed.get_or_insert(ReplyError::TooMuch);
+        }
+        if self.failed.is_some() {
             return;
         }
         if self.start > 0 {
@@ -291,7 +293,7 @@ impl ReplyReader {
             (Ok(None), None) => Ok(None),
             (Err(error), _) => {
                 self.buffer.clear();
-                (self.start, self.scanned) = (0, 0);
+                (self.start, self.scanned, self.open) = (0, 0, None);
                 self.failed = Some(error.clone());
                 Err(error)
             }

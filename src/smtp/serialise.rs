@@ -75,6 +75,12 @@ impl Serialiser {
             };
             let (kept, rest) = chunk.split_at(at);
             match rest[0] {
+                // What follows a stray CR.
+                _ if kept.ends_with(b"\r") => {
+                    out.extend_from_slice(&kept[..kept.len() - 1]);
+                    self.last = Last::Cr;
+                    chunk = rest;
+                }
                 // RFC 5321 §4.5.2: a dot at the beginning of a line is doubled.
                 b'.' => {
                     out.extend_from_slice(kept);
@@ -83,17 +89,11 @@ impl Serialiser {
                     chunk = &rest[1..];
                 }
                 // A stray LF.
-                b'\n' => {
+                _ => {
                     out.extend_from_slice(kept);
                     out.extend_from_slice(b"\r\n");
                     self.last = Last::Line;
                     chunk = &rest[1..];
-                }
-                // What follows a stray CR.
-                _ => {
-                    out.extend_from_slice(&kept[..kept.len() - 1]);
-                    self.last = Last::Cr;
-                    chunk = rest;
                 }
             }
         }
