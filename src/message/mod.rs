@@ -12,6 +12,8 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::smtp::address::{ForwardPath, ReversePath};
 
+pub use crate::smtp::params::{Notify, Ret};
+
 /// Queue id: a positive decimal integer, unique for the life of the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct QueueId(NonZeroU64);
@@ -77,42 +79,6 @@ pub enum RequireTls {
     Yes,
     /// `TLS-Required: No` was given.
     No,
-}
-
-/// What a DSN returns of the original (RFC 3461 §4.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Ret {
-    /// The whole message.
-    Full,
-    /// Its header only.
-    Headers,
-}
-
-/// Which notifications the sender asked for (RFC 3461 §4.1). `never` excludes the others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Notify {
-    /// NOTIFY=NEVER.
-    pub never: bool,
-    /// NOTIFY contains SUCCESS.
-    pub success: bool,
-    /// NOTIFY contains FAILURE.
-    pub failure: bool,
-    /// NOTIFY contains DELAY.
-    pub delay: bool,
-    /// Whether the parameter was given at all; when not, failure and delay are the default.
-    pub given: bool,
-}
-
-impl Default for Notify {
-    fn default() -> Notify {
-        Notify {
-            never: false,
-            success: false,
-            failure: true,
-            delay: true,
-            given: false,
-        }
-    }
 }
 
 /// What all recipients of a message share; the facts of a message row but for its content.

@@ -3,6 +3,10 @@
 //! No socket, no clock and no log in here; every parser takes its input in any split (SEC-6).
 
 pub mod address;
+pub mod answer;
+pub mod data;
 pub mod ehlo;
+pub mod params;
 pub mod reply;
 pub mod serialise;
+pub mod xtext;
