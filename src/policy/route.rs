@@ -139,7 +139,7 @@ pub fn direct_destination(domain: &AddressDomain) -> DestinationKey {
 
 /// The group of a relay, or of a transport that does not exist. A domain holds no colon and a literal begins with a
 /// bracket, so the kinds of key never meet.
-fn named_destination(transport: &str) -> DestinationKey {
+pub fn named_destination(transport: &str) -> DestinationKey {
     DestinationKey(format!("relay:{transport}").into())
 }
 

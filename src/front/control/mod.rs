@@ -8,6 +8,9 @@
 pub mod filter;
 pub mod line;
 pub mod output;
+pub mod peer;
+pub mod times;
+pub mod verbs;
 
 use std::time::Instant;
 

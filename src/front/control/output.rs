@@ -217,8 +217,12 @@ impl From<io::Error> for Stop {
 
 impl From<StoreError> for Stop {
     fn from(error: StoreError) -> Stop {
-        // Whatever the store could not do now it may be able to do later; what is damaged it reports as data.
-        Stop::Refused(Code::Temporary, error.to_string())
+        let code = match error {
+            StoreError::Damaged(_) => Code::Internal,
+            // What the store cannot do now it may be able to do later.
+            _ => Code::Temporary,
+        };
+        Stop::Refused(code, error.to_string())
     }
 }
 
@@ -271,18 +275,24 @@ impl<'a> Reply<'a> {
         self.sink.put(line.as_bytes())
     }
 
-    /// One line of a message, without its line end. As it is, behind `| `; in JSON as an object with the key `line`, in
-    /// which octets that are no UTF-8 become U+FFFD.
+    /// A piece of a line of a message, without its line end. As it is, behind `| `; in JSON as an object with the key
+    /// `line`, or `part` if more of the line follows, in which octets that are no UTF-8 become U+FFFD.
     ///
     /// # Errors
     /// The client is gone.
-    pub fn raw(&mut self, line: &[u8]) -> io::Result<()> {
+    pub fn raw(&mut self, piece: &[u8], first: bool, last: bool) -> io::Result<()> {
         if self.json {
-            return self.record(&Record::new().text("line", String::from_utf8_lossy(line)));
+            let key = if last { "line" } else { "part" };
+            return self.record(&Record::new().text(key, String::from_utf8_lossy(piece)));
         }
-        self.sink.put(b"| ")?;
-        self.sink.put(line)?;
-        self.sink.put(b"\n")
+        if first {
+            self.sink.put(b"| ")?;
+        }
+        self.sink.put(piece)?;
+        if last {
+            self.sink.put(b"\n")?;
+        }
+        Ok(())
     }
 
     /// The last line.
@@ -381,11 +391,20 @@ mod tests {
     #[test]
     fn lines_of_a_message_stand_behind_a_bar() {
         let mut out = Vec::new();
-        Reply::new(false, &mut out).raw(b"OK 1 \xff").unwrap();
+        Reply::new(false, &mut out)
+            .raw(b"OK 1 \xff", true, true)
+            .unwrap();
         assert_eq!(out, b"| OK 1 \xff\n");
         out.clear();
-        Reply::new(true, &mut out).raw(b"OK 1 \xff").unwrap();
+        Reply::new(true, &mut out)
+            .raw(b"OK 1 \xff", true, true)
+            .unwrap();
         assert_eq!(out, b"{\"line\":\"OK 1 \\ufffd\"}\n");
+        out.clear();
+        let mut reply = Reply::new(false, &mut out);
+        reply.raw(b"a", true, false).unwrap();
+        reply.raw(b"b", false, true).unwrap();
+        assert_eq!(out, b"| ab\n");
     }
 
     #[test]
