@@ -1,6 +1,45 @@
-//! Mechanism of the network: deadlines, streams, dialling, DNS, TLS. Judges nothing.
+//! Mechanism of the network: deadlines, streams, dialling, DNS, TLS. Judges nothing; what DNS facts mean is decided in
+//! `policy::hosts` and `policy::addresses`, and [`walk`] carries it out.
 
 pub mod deadline;
+pub mod dial;
+pub mod dns;
+mod own;
 mod socket;
 pub mod stream;
 mod tls;
+pub mod walk;
+
+use crate::clock::Clock;
+use crate::config::{Config, Live};
+use crate::policy::hosts::Own;
+use dns::Resolver;
+
+/// What a worker needs of the network: made once, cheap to clone. Begin with [`Network::walk`].
+#[derive(Clone, Debug)]
+pub struct Network {
+    live: Live,
+    resolver: Resolver,
+}
+
+impl Network {
+    /// Opens nothing and asks nobody, so a dead resolver does not keep the daemon from starting (DNS-6). `clock` ages the
+    /// DNS cache.
+    pub fn new(live: Live, clock: Clock) -> Network {
+        let resolver = Resolver::new(live.clone(), clock);
+        Network { live, resolver }
+    }
+
+    /// The resolver.
+    pub fn resolver(&self) -> &Resolver {
+        &self.resolver
+    }
+
+    fn live(&self) -> &Live {
+        &self.live
+    }
+
+    fn own(&self, config: &Config) -> Own {
+        own::facts(config)
+    }
+}

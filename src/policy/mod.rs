@@ -1,7 +1,10 @@
 //! Judgement: pure functions of (facts, now). No socket, no store, no clock, no log.
 
+pub mod addresses;
 pub mod failure;
+pub mod hosts;
 pub mod limit;
 pub mod notice;
+pub mod plan;
 pub mod retry;
 pub mod route;

@@ -1,0 +1,471 @@
+//! The walk of one attempt over its hosts: lookups and dials in the order that policy decides.
+//!
+//! ```text
+//! let mut walk = network.walk(transport, &target, &dialled_before, attempt_deadline)?;   // Err: the whole attempt
+//! while let Some(host) = walk.next_host() {
+//!     // An idle session to (host.name, host.port) may be taken here instead of dialling.
+//!     match walk.dial(&host) {
+//!         Ok(connection) => ..,             // SMTP; done, or remember the failure and go on
+//!         Err(failure) => last = Some(failure),
+//!     }
+//! }
+//! // No host left: the last failure of a host that was tried counts; without any, what the skips say.
+//! let failure = last.unwrap_or_else(|| walk.conclusion());
+//! ```
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Network;
+use super::deadline::Deadline;
+use super::dial::{self, Connection};
+use super::dns::{DnsError, IpFamily};
+use crate::config::{Config, Family, RelayHost};
+use crate::policy::addresses::{self, Rules};
+use crate::policy::failure::{Cause, Failure, Retry, Scope, Stage};
+use crate::policy::hosts::{self, Found, MxFacts, Own};
+use crate::policy::plan::{Host, HostName, Missing, Plan, Reason, Skip, Target};
+use crate::smtp::address::Domain;
+use crate::smtp::reply::EnhancedCode;
+
+/// The walk. Blocks in [`Walk::next_host`] (DNS) and [`Walk::dial`], never past the attempt's deadline.
+#[derive(Debug)]
+pub struct Walk {
+    network: Network,
+    config: Arc<Config>,
+    own: Own,
+    plan: Plan,
+    /// Addresses already looked up of hosts at the head of `plan.hosts`, to find ourselves among their equals.
+    looked_up: Vec<LookedUp>,
+    dialled_before: Vec<IpAddr>,
+    dialled: Vec<IpAddr>,
+    hosts_given: usize,
+    deadline: Deadline,
+    seed: u64,
+}
+
+/// A host whose addresses are known, in the order of dialling. Never empty.
+#[derive(Clone, Debug)]
+pub struct ReadyHost {
+    /// Its name or address: for the log, SNI, and the pool.
+    pub name: HostName,
+    /// The port.
+    pub port: u16,
+    /// Its addresses, filtered and ordered: exactly these are dialled (DV-7).
+    pub addresses: Vec<IpAddr>,
+    /// It has addresses of both families (DV-17).
+    pub both_families: bool,
+    /// The end of `host_timeout`, counted from the lookup.
+    deadline: Deadline,
+}
+
+#[derive(Debug)]
+struct LookedUp {
+    addresses: Addresses,
+    took: Duration,
+}
+
+/// What DNS knows of a host's addresses, both families together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Addresses {
+    Some(Vec<IpAddr>),
+    /// Definitely none of any family.
+    None(Missing),
+    /// None of the one family that was asked for.
+    NoneOfFamily,
+    Unknown(String),
+}
+
+impl Network {
+    /// Begins the walk for one attempt. Asks for the MX records of a direct target; blocks until `deadline`, the end of
+    /// `attempt_timeout`, at the latest. `dialled_before` is what the recipients' rows remember, latest last (DV-12).
+    ///
+    /// # Errors
+    /// The failure of the whole attempt: DNS (4.4.3), null MX (5.1.10), loop (5.4.6), no usable host (4.4.4).
+    pub fn walk(
+        &self,
+        transport: &str,
+        target: &Target,
+        dialled_before: &[IpAddr],
+        deadline: Deadline,
+    ) -> Result<Walk, Failure> {
+        let config = self.live().get();
+        let own = self.own(&config);
+        let seed = rand::random();
+        let port = config.deliver.smtp_port;
+        let plan = match target {
+            Target::Domain(domain) => {
+                let mx = self
+                    .resolver()
+                    .mx(domain, deadline)
+                    .map_err(|error| dns_failure(domain, &error))?;
+                let facts = MxFacts {
+                    expanded: &mx.expanded,
+                    found: &mx.found,
+                };
+                hosts::direct(transport, domain, &facts, &own, port, seed)?
+            }
+            Target::Literal(ip) => literal(transport, *ip, port, &config)?,
+            Target::Relay(hosts) => relay(transport, hosts, &own),
+        };
+        Ok(Walk {
+            network: self.clone(),
+            config,
+            own,
+            plan,
+            looked_up: Vec::new(),
+            dialled_before: dialled_before.to_vec(),
+            dialled: Vec::new(),
+            hosts_given: 0,
+            deadline,
+            seed,
+        })
+    }
+}
+
+impl Walk {
+    /// The next host that has an address to dial; hosts without one become skips. `None` when there is no further
+    /// host, or the attempt's hosts, addresses or time are used up (DV-6).
+    pub fn next_host(&mut self) -> Option<ReadyHost> {
+        loop {
+            let limit = self.limit_reached();
+            if let Some(reason) = limit {
+                self.skip_all(reason);
+            }
+            if self.plan.hosts.is_empty() {
+                return None;
+            }
+            self.look_up_equals();
+            if self.discard_ourselves() {
+                continue;
+            }
+            let host = self.plan.hosts.remove(0);
+            let looked_up = if self.looked_up.is_empty() {
+                self.look_up(&host)
+            } else {
+                self.looked_up.remove(0)
+            };
+            self.hosts_given += 1;
+            if let Some(ready) = self.ready(&host, looked_up) {
+                return Some(ready);
+            }
+        }
+    }
+
+    /// Dials the host's addresses in their order, `dial_timeout` for each, `host_timeout` for lookup and dial together.
+    ///
+    /// # Errors
+    /// A temporary failure of this host, or `Scope::Local` when only we are to blame (DV-14).
+    pub fn dial(&mut self, host: &ReadyHost) -> Result<Connection, Failure> {
+        let deliver = &self.config.deliver;
+        let room = deliver.max_addresses.saturating_sub(self.dialled.len());
+        let addresses = &host.addresses[..host.addresses.len().min(room)];
+        let dialled = &mut self.dialled;
+        dial::dial(
+            addresses,
+            host.port,
+            &deliver.source_addresses,
+            deliver.dial_timeout.get(),
+            host.deadline.min(self.deadline),
+            |ip| {
+                dialled.push(ip);
+                true
+            },
+        )
+        .map_err(Failure::from)
+    }
+
+    /// What the skips say when no host was tried at all (DV-4, DV-8).
+    pub fn conclusion(&self) -> Failure {
+        hosts::conclusion(&self.plan)
+    }
+
+    /// The plan as far as it has been walked: hosts not yet tried, and skips.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// All addresses dialled so far, for the record of the attempt (DV-12).
+    pub fn dialled(&self) -> &[IpAddr] {
+        &self.dialled
+    }
+
+    /// Whether a host's own name in its greeting is ours: then this is a loop (DV-10).
+    ///
+    /// # Errors
+    /// The permanent failure 5.4.6, for direct targets; a broken transport, temporary 4.3.5, for relays.
+    pub fn check_greeting(&self, host: &ReadyHost, greeted_as: &str) -> Result<(), Failure> {
+        if !greeted_as
+            .trim_end_matches('.')
+            .eq_ignore_ascii_case(self.own.hostname.as_str())
+        {
+            return Ok(());
+        }
+        Err(hosts::greeting_loop(&self.plan, &host.name))
+    }
+
+    fn limit_reached(&self) -> Option<Reason> {
+        let deliver = &self.config.deliver;
+        if self.deadline.is_over() {
+            Some(Reason::OutOfTime)
+        } else if self.hosts_given >= deliver.max_mx {
+            Some(Reason::MaxMx)
+        } else if self.dialled.len() >= deliver.max_addresses {
+            Some(Reason::MaxAddresses)
+        } else {
+            None
+        }
+    }
+
+    fn skip_all(&mut self, reason: Reason) {
+        self.looked_up.clear();
+        for host in std::mem::take(&mut self.plan.hosts) {
+            self.skip(host.name.to_string(), reason.clone());
+        }
+    }
+
+    fn skip(&mut self, host: String, reason: Reason) {
+        self.plan.skips.push(Skip {
+            host,
+            address: None,
+            reason,
+        });
+    }
+
+    /// DV-10: whoever is as good as ourselves is discarded with us, so all hosts of one preference are looked up before
+    /// the first of them is dialled; but only where a connection could lead back to us at all.
+    fn look_up_equals(&mut self) {
+        if !self.looked_up.is_empty() || !self.may_meet_ourselves() {
+            return;
+        }
+        let best = self.plan.hosts[0].preference;
+        let room = self.config.deliver.max_mx - self.hosts_given;
+        let equals: Vec<Host> = self
+            .plan
+            .hosts
+            .iter()
+            .take_while(|host| host.preference == best)
+            .take(room)
+            .cloned()
+            .collect();
+        self.looked_up = equals.iter().map(|host| self.look_up(host)).collect();
+    }
+
+    fn may_meet_ourselves(&self) -> bool {
+        let port = self.plan.hosts[0].port;
+        self.own.endpoints.iter().any(|own| {
+            own.port() == port && (self.unchecked() || !own.ip().to_canonical().is_loopback())
+        })
+    }
+
+    /// Whether a looked up host leads back to us; then it and what is not better is discarded.
+    fn discard_ourselves(&mut self) -> bool {
+        let ours = self
+            .looked_up
+            .iter()
+            .zip(&self.plan.hosts)
+            .find(|(looked_up, host)| match &looked_up.addresses {
+                Addresses::Some(found) => {
+                    let checked = host.checked && !self.config.deliver.allow_private;
+                    addresses::is_ourselves(found, host.port, checked, &self.own)
+                }
+                _ => false,
+            })
+            .map(|(_, host)| host.clone());
+        let Some(host) = ours else {
+            return false;
+        };
+        self.looked_up.clear();
+        if matches!(self.plan.target, Target::Relay(_)) {
+            // A relay's order is the operator's and no preference: only this one is broken.
+            self.plan.hosts.remove(0);
+            self.skip(host.name.to_string(), Reason::Ourselves);
+        } else {
+            hosts::discard_from(&mut self.plan, &host);
+        }
+        true
+    }
+
+    /// Asks for the host's addresses within `host_timeout`.
+    fn look_up(&self, host: &Host) -> LookedUp {
+        let began = Instant::now();
+        let deadline = Deadline::after(self.config.deliver.host_timeout.get()).min(self.deadline);
+        let addresses = match &host.name {
+            HostName::Ip(ip) => Addresses::Some(vec![*ip]),
+            HostName::Name(name) => self.ask(name, deadline),
+        };
+        LookedUp {
+            addresses,
+            took: began.elapsed(),
+        }
+    }
+
+    fn ask(&self, name: &Domain, deadline: Deadline) -> Addresses {
+        let resolver = self.network.resolver();
+        let families: &[IpFamily] = match self.config.deliver.family {
+            Family::Only4 => &[IpFamily::V4],
+            Family::Only6 => &[IpFamily::V6],
+            _ => &[IpFamily::V4, IpFamily::V6],
+        };
+        let mut found = Vec::new();
+        let mut error: Option<DnsError> = None;
+        for family in families {
+            match resolver.addresses(name, *family, deadline) {
+                Ok(answer) => match answer.found {
+                    Found::Records(records) => found.extend(records),
+                    // The name itself does not exist, whatever the family. Some servers say so wrongly of AAAA, which
+                    // is therefore asked for last and believed only about itself.
+                    Found::Missing(Missing::NxDomain) if *family == IpFamily::V4 => {
+                        return Addresses::None(Missing::NxDomain);
+                    }
+                    Found::Missing(_) => {}
+                },
+                Err(e) => error = Some(e),
+            }
+        }
+        match error {
+            _ if !found.is_empty() => Addresses::Some(found),
+            Some(error) => Addresses::Unknown(error.to_string()),
+            None if families.len() == 1 => Addresses::NoneOfFamily,
+            None => Addresses::None(Missing::NoData),
+        }
+    }
+
+    /// Judges what was found; `None` after noting a skip.
+    fn ready(&mut self, host: &Host, looked_up: LookedUp) -> Option<ReadyHost> {
+        let name = host.name.to_string();
+        let found = match looked_up.addresses {
+            Addresses::Some(found) => found,
+            Addresses::None(Missing::NxDomain) => {
+                self.skip(name, Reason::NxDomain);
+                return None;
+            }
+            Addresses::None(Missing::NoData) => {
+                self.skip(name, Reason::NoAddress);
+                return None;
+            }
+            Addresses::NoneOfFamily => {
+                self.skip(name, Reason::Family);
+                return None;
+            }
+            Addresses::Unknown(text) => {
+                self.skip(name, Reason::Dns(text));
+                return None;
+            }
+        };
+        let list = addresses::dial_list(
+            &name,
+            &found,
+            &Rules {
+                family: self.config.deliver.family,
+                checked: host.checked && !self.config.deliver.allow_private,
+                dialled: &self.dialled_before,
+                seed: self.seed,
+            },
+        );
+        let first_reason = list.skips.first().map(|skip| skip.reason.clone());
+        self.plan.skips.extend(list.skips);
+        if list.addresses.is_empty() {
+            self.skip(name, first_reason.unwrap_or(Reason::NoAddress));
+            return None;
+        }
+        let left = self
+            .config
+            .deliver
+            .host_timeout
+            .get()
+            .saturating_sub(looked_up.took);
+        Some(ReadyHost {
+            name: host.name.clone(),
+            port: host.port,
+            addresses: list.addresses,
+            both_families: list.both_families,
+            deadline: Deadline::after(left),
+        })
+    }
+
+    fn unchecked(&self) -> bool {
+        self.config.deliver.allow_private || self.plan.hosts.iter().any(|host| !host.checked)
+    }
+}
+
+/// DV-11: an address literal is its own host, if the setting still permits it.
+fn literal(transport: &str, ip: IpAddr, port: u16, config: &Config) -> Result<Plan, Failure> {
+    if !config.deliver.address_literals {
+        return Err(Failure {
+            retry: Retry::Later,
+            scope: Scope::Destination,
+            stage: Stage::Route,
+            cause: Cause::Local,
+            code: None,
+            status: EnhancedCode::new(4, 4, 4),
+            text: format!("[{ip}] is not tried unless deliver.address_literals is set"),
+            may_be_sent_twice: false,
+        });
+    }
+    Ok(Plan {
+        transport: transport.to_string(),
+        target: Target::Literal(ip),
+        implicit: None,
+        hosts: vec![Host {
+            name: HostName::Ip(ip),
+            port,
+            preference: 0,
+            checked: true,
+        }],
+        skips: Vec::new(),
+    })
+}
+
+/// RO-5: the hosts of a relay in their order, without MX and without the check of DV-8. The order is kept as their
+/// preference, so that one that is ourselves does not discard the others.
+fn relay(transport: &str, hosts: &[(RelayHost, u16)], own: &Own) -> Plan {
+    let mut plan = Plan {
+        transport: transport.to_string(),
+        target: Target::Relay(hosts.to_vec()),
+        implicit: None,
+        hosts: Vec::new(),
+        skips: Vec::new(),
+    };
+    for (host, port) in hosts {
+        let name = match host {
+            RelayHost::Name(name) => HostName::Name(name.clone()),
+            RelayHost::Ip(ip) => HostName::Ip(*ip),
+        };
+        // DV-10: a relay that is our own listener is a broken transport.
+        if matches!(name, HostName::Ip(ip) if own.has_endpoint(ip.to_canonical(), *port)) {
+            plan.skips.push(Skip {
+                host: name.to_string(),
+                address: None,
+                reason: Reason::Ourselves,
+            });
+            continue;
+        }
+        plan.hosts.push(Host {
+            name,
+            port: *port,
+            preference: u16::try_from(plan.hosts.len()).unwrap_or(u16::MAX),
+            checked: false,
+        });
+    }
+    plan
+}
+
+/// The MX question itself has no definite answer: the attempt ends, temporary 4.4.3 (DNS-3).
+fn dns_failure(domain: &Domain, error: &DnsError) -> Failure {
+    Failure {
+        retry: Retry::Later,
+        scope: if error.is_local() {
+            Scope::Local
+        } else {
+            Scope::Destination
+        },
+        stage: Stage::Dns,
+        cause: Cause::Dns,
+        code: None,
+        status: EnhancedCode::new(4, 4, 3),
+        text: format!("DNS: MX of {domain}: {error}"),
+        may_be_sent_twice: false,
+    }
+}
