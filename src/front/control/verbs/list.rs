@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 
-use super::{Call, pause};
-use crate::config::Config;
+use super::Call;
+use crate::clock::Timestamp;
 use crate::front::control::Running;
 use crate::front::control::filter::{self, Args};
 use crate::front::control::output::{Done, Record, Reply, Stop, span};
 use crate::message::RecipientId;
-use crate::store::{DueRecipient, GroupBy, ListQuery, Pause, PauseScope, Sort, State};
+use crate::store::{DueRecipient, GroupBy, ListQuery, Sort, State};
 
 /// Rows of a page, unless the request says otherwise.
 pub(super) const LIMIT: usize = 1000;
@@ -44,7 +44,7 @@ pub(super) fn list(call: &Call<'_>, mut args: Args, reply: &mut Reply<'_>) -> Re
         limit,
         cursor,
     })?;
-    let facts = Facts::gather(call)?;
+    let facts = Facts::gather(call);
     for due in &page.rows {
         reply.record(&facts.record(call, due))?;
     }
@@ -96,13 +96,11 @@ pub(super) fn count(call: &Call<'_>, mut args: Args, reply: &mut Reply<'_>) -> R
 
 /// What the listing says besides the rows: taken once for a page.
 pub(super) struct Facts {
-    config: std::sync::Arc<Config>,
-    pauses: Vec<(PauseScope, Pause)>,
     running: HashMap<RecipientId, Running>,
 }
 
 impl Facts {
-    pub(super) fn gather(call: &Call<'_>) -> Result<Facts, Stop> {
+    pub(super) fn gather(call: &Call<'_>) -> Facts {
         let mut running = HashMap::new();
         for attempt in call.control.host.running() {
             for number in attempt.numbers.clone() {
@@ -110,27 +108,21 @@ impl Facts {
                 running.insert(RecipientId { message, number }, attempt.clone());
             }
         }
-        Ok(Facts {
-            config: call.control.config.get(),
-            pauses: pause::in_force(call)?,
-            running,
-        })
+        Facts { running }
     }
 
-    /// The pause that stops a recipient: only one that waits can be stopped.
-    pub(super) fn pause(&self, due: &DueRecipient) -> Option<&(PauseScope, Pause)> {
-        match due.row.state {
-            State::Queued => pause::of(&self.config, &self.pauses, due),
+    /// The one reason why a recipient waits, and until when if it is a pause or the like: what dispatch says, else what
+    /// the last attempt or the hold recorded.
+    pub(super) fn blocker(
+        &self,
+        call: &Call<'_>,
+        due: &DueRecipient,
+    ) -> (String, Option<Timestamp>) {
+        let waits = match due.row.state {
+            State::Queued => call.control.host.blocker(due),
             _ => None,
-        }
-    }
-
-    /// The one reason why a recipient waits: the pause in its way, else what the last attempt or the hold recorded.
-    pub(super) fn blocker(&self, due: &DueRecipient) -> String {
-        match self.pause(due) {
-            Some(pause) => pause::blocker(pause),
-            None => due.row.blocker.clone(),
-        }
+        };
+        waits.unwrap_or_else(|| (due.row.blocker.clone(), None))
     }
 
     /// A line of `list`.
@@ -155,7 +147,7 @@ impl Facts {
             record = record.text("elapsed", span(running.since.elapsed()));
         }
         record
-            .text("blocker", self.blocker(due))
+            .text("blocker", self.blocker(call, due).0)
             .maybe("doubt", row.doubt)
     }
 }

@@ -1,16 +1,15 @@
-//! `pause` and `resume` (CTL-17, SC-12), and which pause stands in a recipient's way.
+//! `pause` and `resume` (CTL-17, SC-12).
 
 use std::fmt;
 
 use super::Call;
-use crate::config::Config;
 use crate::dispatch::Wake;
 use crate::front::control::filter::{self, Args};
 use crate::front::control::output::{Done, Record, Reply, Stop};
 use crate::front::control::times;
 use crate::log::Line;
-use crate::policy::route::{self, RouteFacts};
-use crate::store::{DueRecipient, Pause, PauseScope};
+use crate::policy::route;
+use crate::store::{Pause, PauseScope};
 
 pub(super) fn pause(call: &Call<'_>, mut args: Args, _: &mut Reply<'_>) -> Result<Done, Stop> {
     // Without a scope all is meant; saying so is allowed.
@@ -121,53 +120,4 @@ pub(super) fn record(scope: &PauseScope, pause: &Pause) -> Record {
         .time("since", pause.since)
         .maybe("until", pause.until)
         .text("reason", &pause.reason)
-}
-
-/// The pause that stops this recipient, the widest first.
-pub(super) fn of<'a>(
-    config: &Config,
-    pauses: &'a [(PauseScope, Pause)],
-    due: &DueRecipient,
-) -> Option<&'a (PauseScope, Pause)> {
-    if pauses.is_empty() {
-        return None;
-    }
-    let row = &due.row;
-    let routed = route::route(
-        config,
-        &RouteFacts {
-            caller: &due.head.caller,
-            from: &due.head.reverse_path,
-            to: &row.recipient.path,
-            attempts: row.attempts,
-            operator: row.transport.as_deref(),
-        },
-    );
-    let domain = row.recipient.path.domain().to_string();
-    let rank = |scope: &PauseScope| match scope {
-        PauseScope::All => 0,
-        PauseScope::Transport(_) => 1,
-        PauseScope::Domain(_) => 2,
-    };
-    pauses
-        .iter()
-        .filter(|(scope, _)| match scope {
-            PauseScope::All => true,
-            PauseScope::Transport(name) => name == routed.name,
-            PauseScope::Domain(name) => *name == domain || *name == *routed.destination.0,
-        })
-        .min_by_key(|(scope, _)| rank(scope))
-}
-
-/// A pause as the blocker of a recipient.
-pub(super) fn blocker((scope, pause): &(PauseScope, Pause)) -> String {
-    let mut text = format!("paused ({})", Scope(scope));
-    if let Some(until) = pause.until {
-        text.push_str(&format!(" until {until}"));
-    }
-    if !pause.reason.is_empty() {
-        text.push_str(": ");
-        text.push_str(&pause.reason);
-    }
-    text
 }
