@@ -4,9 +4,12 @@
 
 pub mod address;
 pub mod answer;
+pub mod command;
 pub mod data;
 pub mod ehlo;
+pub mod line;
 pub mod params;
 pub mod reply;
 pub mod serialise;
+pub mod server;
 pub mod xtext;

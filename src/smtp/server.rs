@@ -1,0 +1,722 @@
+//! The server's side of a session as a state machine (RFC 5321 §4.1.4): lines in, replies and next steps out.
+//!
+//! It knows order and syntax. Whether a sender or a recipient is welcome it asks its [`Host`]; reading, writing, time
+//! limits and what becomes of content are the business of whoever drives it.
+
+use super::address::{Domain, ForwardPath, ReversePath};
+use super::answer::Answer;
+use super::command::{MailCommand, RcptCommand, Verb, is_other_protocol, split};
+use super::line::Line;
+use super::params::{MailParams, RcptParams};
+
+/// IN-13: too many sessions, in all or of this client.
+pub const TOO_MANY_SESSIONS: Answer = Answer::new(421, 7, 0, "too many sessions, try again later");
+/// IN-11, IN-12: the client is too slow with a command, with content or with reading.
+pub const TIMED_OUT: Answer = Answer::new(
+    421,
+    4,
+    2,
+    "timed out, nothing of this transaction is queued",
+);
+/// IN-27: the daemon is stopping.
+pub const STOPPING: Answer = Answer::new(421, 3, 2, "service is stopping, try again later");
+/// IN-20: bytes came before they were asked for.
+pub const EARLY_TALK: Answer = Answer::new(554, 5, 0, "you spoke before your turn");
+/// The client's end of stream came inside the content.
+pub const CUT_OFF: Answer = Answer::new(
+    421,
+    4,
+    2,
+    "content ended without its final dot, nothing is queued",
+);
+
+const TOO_MANY_ERRORS: Answer = Answer::new(421, 7, 0, "too many errors");
+const WRONG_PROTOCOL: Answer = Answer::new(502, 7, 0, "this is SMTP");
+
+/// What a session needs to know of the configuration.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Our name.
+    pub hostname: Domain,
+    /// Largest content, announced as SIZE.
+    pub max_message_size: u64,
+    /// Most recipients of a transaction, announced as LIMITS RCPTMAX.
+    pub max_recipients: u32,
+    /// Errors after which the next one closes the session.
+    pub max_errors: u32,
+    /// A client that talks before its turn is cut (IN-20).
+    pub reject_early_talk: bool,
+}
+
+/// The surroundings of a session: who may send what to whom, and whether the client has spoken on.
+pub trait Host {
+    /// Whether mail from this sender is taken.
+    ///
+    /// # Errors
+    /// The reply that refuses it.
+    fn sender(&mut self, path: &ReversePath) -> Result<(), Answer>;
+
+    /// Whether mail to this recipient is taken, and under which path it is queued.
+    ///
+    /// # Errors
+    /// The reply that refuses it.
+    fn recipient(&mut self, command: RcptCommand) -> Result<Recipient, Answer>;
+
+    /// Whether bytes wait behind the line that is being answered.
+    fn input_waits(&mut self) -> bool;
+}
+
+/// An accepted recipient.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recipient {
+    /// Its forward-path.
+    pub path: ForwardPath,
+    /// NOTIFY and ORCPT.
+    pub params: RcptParams,
+}
+
+/// What MAIL and RCPT have gathered.
+#[derive(Clone, Debug)]
+pub struct Transaction {
+    /// The reverse-path.
+    pub reverse_path: ReversePath,
+    /// Parameters of MAIL.
+    pub params: MailParams,
+    /// At least one when DATA is allowed.
+    pub recipients: Vec<Recipient>,
+}
+
+/// Who the client says it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Greeted {
+    /// The argument of EHLO or HELO, printable ASCII, of any form.
+    pub name: String,
+    /// EHLO.
+    pub esmtp: bool,
+}
+
+/// What the driver does next.
+#[derive(Debug)]
+pub enum Step {
+    /// Read the next command.
+    Command,
+    /// Make ready for content, then call [`Session::go_ahead`] or [`Session::refuse_data`].
+    Data(Transaction),
+    /// Send the replies and close.
+    Close,
+}
+
+/// One session.
+#[derive(Debug)]
+pub struct Session {
+    settings: Settings,
+    greeted: Option<Greeted>,
+    transaction: Option<Transaction>,
+    errors: u32,
+    first: bool,
+}
+
+impl Session {
+    /// A session whose greeting was not sent yet.
+    pub fn new(settings: Settings) -> Session {
+        Session {
+            settings,
+            greeted: None,
+            transaction: None,
+            errors: 0,
+            first: true,
+        }
+    }
+
+    /// Who the client says it is, once it has.
+    pub fn greeted(&self) -> Option<&Greeted> {
+        self.greeted.as_ref()
+    }
+
+    /// The greeting; closes at once on a client that has spoken already where that is forbidden.
+    pub fn greet(&mut self, host: &mut dyn Host, out: &mut Vec<u8>) -> Step {
+        if self.settings.reject_early_talk && host.input_waits() {
+            EARLY_TALK.write(out);
+            return Step::Close;
+        }
+        let greeting = format!("{} ESMTP posthaste", self.settings.hostname);
+        Answer::bare(220, "").with_text(greeting).write(out);
+        Step::Command
+    }
+
+    /// Looks at a line of which the end has not come. `true` if there is no need to wait for it: the client speaks
+    /// another protocol, and `out` has been told so (IN-10).
+    pub fn glance(&mut self, unread: &[u8], out: &mut Vec<u8>) -> bool {
+        let wrong = self.first && is_other_protocol(unread);
+        if wrong {
+            WRONG_PROTOCOL.write(out);
+        }
+        wrong
+    }
+
+    /// Answers one command line.
+    pub fn line(&mut self, line: Line<'_>, host: &mut dyn Host, out: &mut Vec<u8>) -> Step {
+        let first = std::mem::replace(&mut self.first, false);
+        let text = match line {
+            Line::TooLong => {
+                return self.reply(Answer::new(500, 5, 2, "line too long"), out);
+            }
+            Line::Whole(text) | Line::BareLineEnd(text) => text,
+        };
+        let split = split(text);
+        if first && is_other_protocol(text) || matches!(split, Ok((Verb::Http, _))) {
+            WRONG_PROTOCOL.write(out);
+            return Step::Close;
+        }
+        if matches!(line, Line::BareLineEnd(_)) {
+            let answer = Answer::new(500, 5, 2, "lines end in CRLF, and have no other CR or LF");
+            return self.reply(answer, out);
+        }
+        match split {
+            Ok((Verb::Data, text)) => self.data(text, host, out),
+            Ok((verb, text)) => self.command(verb, text, host, out),
+            Err(answer) => self.reply(answer, out),
+        }
+    }
+
+    fn command(&mut self, verb: Verb, text: &[u8], host: &mut dyn Host, out: &mut Vec<u8>) -> Step {
+        if self.talks_early(verb, host) {
+            EARLY_TALK.write(out);
+            return Step::Close;
+        }
+        let answer = match verb {
+            Verb::Ehlo | Verb::Helo => self.hello(verb == Verb::Ehlo, text, out),
+            Verb::Mail => self.mail(text, host),
+            Verb::Rcpt => self.rcpt(text, host),
+            Verb::Rset | Verb::Quit if !text.is_empty() => {
+                Err(Answer::new(501, 5, 4, "no arguments here"))
+            }
+            Verb::Rset => {
+                self.transaction = None;
+                Ok(Some(Answer::new(250, 0, 0, "ok")))
+            }
+            Verb::Quit => {
+                Answer::new(221, 0, 0, "bye").write(out);
+                return Step::Close;
+            }
+            Verb::Noop => Ok(Some(Answer::new(250, 0, 0, "ok"))),
+            Verb::Help => Ok(Some(Answer::new(214, 0, 0, "see RFC 5321"))),
+            // RFC 5321 §3.5.3: we do not know before we have tried.
+            Verb::Vrfy => Ok(Some(Answer::new(252, 5, 2, "send mail and see"))),
+            Verb::StartTls | Verb::Auth if self.transaction.is_some() => {
+                Err(Answer::new(503, 5, 1, "not inside a transaction"))
+            }
+            Verb::StartTls | Verb::Auth | Verb::Declined => {
+                Err(Answer::new(502, 5, 1, "command not available"))
+            }
+            Verb::Bdat => {
+                // Its chunk follows whatever we say (RFC 3030 §2), and must not be read as commands.
+                Answer::new(502, 5, 1, "CHUNKING is not available").write(out);
+                return Step::Close;
+            }
+            Verb::Data | Verb::Http | Verb::Unknown => {
+                Err(Answer::new(500, 5, 2, "command not known"))
+            }
+        };
+        match answer {
+            Ok(Some(answer)) | Err(answer) => self.reply(answer, out),
+            Ok(None) => Step::Command,
+        }
+    }
+
+    /// IN-20: commands after which a client must wait for the reply (RFC 2920 §3.1), and all of one that was not told
+    /// of PIPELINING.
+    fn talks_early(&self, verb: Verb, host: &mut dyn Host) -> bool {
+        let pipelining = self.greeted.as_ref().is_some_and(|greeted| greeted.esmtp);
+        let must_wait = matches!(verb, Verb::Ehlo | Verb::Helo | Verb::Data) || !pipelining;
+        self.settings.reject_early_talk && must_wait && verb != Verb::Quit && host.input_waits()
+    }
+
+    fn hello(
+        &mut self,
+        esmtp: bool,
+        name: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<Option<Answer>, Answer> {
+        if name.is_empty() {
+            return Err(Answer::new(501, 5, 4, "say who you are"));
+        }
+        self.transaction = None;
+        self.greeted = Some(Greeted {
+            name: String::from_utf8_lossy(name).into_owned(),
+            esmtp,
+        });
+        if !esmtp {
+            let name = self.settings.hostname.to_string();
+            return Ok(Some(Answer::bare(250, "").with_text(name)));
+        }
+        // IN-1: nothing is announced that is not done.
+        let announced = format!(
+            "250-{}\r\n250-PIPELINING\r\n250-SIZE {}\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n\
+             250-ENHANCEDSTATUSCODES\r\n250-DSN\r\n250-LIMITS RCPTMAX={}\r\n250 HELP\r\n",
+            self.settings.hostname, self.settings.max_message_size, self.settings.max_recipients,
+        );
+        out.extend_from_slice(announced.as_bytes());
+        Ok(None)
+    }
+
+    fn esmtp(&self) -> Result<bool, Answer> {
+        match &self.greeted {
+            Some(greeted) => Ok(greeted.esmtp),
+            None => Err(Answer::new(503, 5, 1, "say EHLO first")),
+        }
+    }
+
+    fn mail(&mut self, text: &[u8], host: &mut dyn Host) -> Result<Option<Answer>, Answer> {
+        let esmtp = self.esmtp()?;
+        if self.transaction.is_some() {
+            return Err(Answer::new(503, 5, 1, "inside a transaction already"));
+        }
+        let mail = MailCommand::parse(text, esmtp)?;
+        if mail.params.size > Some(self.settings.max_message_size) {
+            return Err(Answer::new(552, 3, 4, "message too large"));
+        }
+        host.sender(&mail.reverse_path)?;
+        self.transaction = Some(Transaction {
+            reverse_path: mail.reverse_path,
+            params: mail.params,
+            recipients: Vec::new(),
+        });
+        Ok(Some(Answer::new(250, 1, 0, "ok")))
+    }
+
+    fn rcpt(&mut self, text: &[u8], host: &mut dyn Host) -> Result<Option<Answer>, Answer> {
+        let esmtp = self.esmtp()?;
+        let Some(transaction) = &mut self.transaction else {
+            return Err(Answer::new(503, 5, 1, "MAIL comes first"));
+        };
+        let command = RcptCommand::parse(text, esmtp, transaction.params.utf8)?;
+        let max = usize::try_from(self.settings.max_recipients).unwrap_or(usize::MAX);
+        if transaction.recipients.len() >= max {
+            return Err(Answer::new(452, 5, 3, "too many recipients"));
+        }
+        transaction.recipients.push(host.recipient(command)?);
+        Ok(Some(Answer::new(250, 1, 5, "ok")))
+    }
+
+    fn data(&mut self, text: &[u8], host: &mut dyn Host, out: &mut Vec<u8>) -> Step {
+        if self.talks_early(Verb::Data, host) {
+            EARLY_TALK.write(out);
+            return Step::Close;
+        }
+        let recipients = self.transaction.as_ref().map(|t| t.recipients.len());
+        let answer = match (self.esmtp(), recipients) {
+            (Err(answer), _) => answer,
+            _ if !text.is_empty() => Answer::new(501, 5, 4, "no arguments here"),
+            (_, None) => Answer::new(503, 5, 1, "MAIL comes first"),
+            (_, Some(0)) => Answer::new(554, 5, 1, "no valid recipients"),
+            (_, Some(_)) => {
+                if let Some(transaction) = self.transaction.take() {
+                    return Step::Data(transaction);
+                }
+                // Unreachable, and harmless.
+                Answer::new(503, 5, 1, "MAIL comes first")
+            }
+        };
+        self.refuse_data(answer, host, out)
+    }
+
+    /// Refuses DATA. What waits behind it is content that the client sent without leave, and must never be parsed as
+    /// commands (IN-20).
+    pub fn refuse_data(&mut self, answer: Answer, host: &mut dyn Host, out: &mut Vec<u8>) -> Step {
+        let step = self.reply(answer, out);
+        if host.input_waits() {
+            return Step::Close;
+        }
+        step
+    }
+
+    /// Asks for the content.
+    pub fn go_ahead(&self, out: &mut Vec<u8>) {
+        Answer::bare(354, "go ahead, end with CRLF.CRLF").write(out);
+    }
+
+    /// The one reply after the end of the content. The envelope is empty then (IN-2).
+    pub fn content_answer(&mut self, answer: &Answer, out: &mut Vec<u8>) -> Step {
+        // The client sent what it was asked for, so this is never the fault that closes the session.
+        self.errors = self.errors.saturating_add(answer.is_permanent().into());
+        answer.write(out);
+        if answer.closes() {
+            Step::Close
+        } else {
+            Step::Command
+        }
+    }
+
+    /// Writes a reply. Of 5yz ones there may be `max_errors` (IN-11); 4yz ones are not the client's fault.
+    fn reply(&mut self, answer: Answer, out: &mut Vec<u8>) -> Step {
+        if answer.is_permanent() {
+            if self.errors >= self.settings.max_errors {
+                TOO_MANY_ERRORS.write(out);
+                return Step::Close;
+            }
+            self.errors += 1;
+        }
+        answer.write(out);
+        if answer.closes() {
+            Step::Close
+        } else {
+            Step::Command
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::smtp::command::RcptPath;
+
+    #[derive(Default)]
+    struct Open {
+        waits: bool,
+    }
+
+    impl Host for Open {
+        fn sender(&mut self, path: &ReversePath) -> Result<(), Answer> {
+            match path.to_string().as_str() {
+                "spam@b.example" => Err(Answer::new(451, 3, 0, "no")),
+                _ => Ok(()),
+            }
+        }
+
+        fn recipient(&mut self, command: RcptCommand) -> Result<Recipient, Answer> {
+            match command.path {
+                RcptPath::Mailbox(path) if path.local() != "nobody" => Ok(Recipient {
+                    path,
+                    params: command.params,
+                }),
+                _ => Err(Answer::new(550, 1, 1, "no")),
+            }
+        }
+
+        fn input_waits(&mut self) -> bool {
+            self.waits
+        }
+    }
+
+    fn session() -> Session {
+        Session::new(Settings {
+            hostname: Domain::parse("mail.here.example").unwrap(),
+            max_message_size: 1000,
+            max_recipients: 2,
+            max_errors: 100,
+            reject_early_talk: false,
+        })
+    }
+
+    /// Says lines, answers the code and enhanced code of the last line of each reply.
+    fn say(session: &mut Session, lines: &[&str]) -> Vec<String> {
+        let mut codes = Vec::new();
+        for line in lines {
+            let mut out = Vec::new();
+            let step = session.line(Line::Whole(line.as_bytes()), &mut Open::default(), &mut out);
+            let reply = String::from_utf8(out).unwrap();
+            let last = reply.lines().next_back().unwrap_or("data");
+            let mut words = last.splitn(3, ' ');
+            let code = words.next().unwrap();
+            let status = words
+                .next()
+                .filter(|w| w.split('.').count() == 3 && w.len() == 5);
+            let close = if matches!(step, Step::Close) {
+                " close"
+            } else {
+                ""
+            };
+            codes.push(
+                format!("{code} {}{close}", status.unwrap_or_default())
+                    .trim()
+                    .to_owned(),
+            );
+        }
+        codes
+    }
+
+    const HELLO: &str = "EHLO client.example";
+    const MAIL: &str = "MAIL FROM:<a@b.example>";
+    const RCPT: &str = "RCPT TO:<c@d.example>";
+
+    // IN-1
+    #[test]
+    fn ehlo_announces_what_is_done_and_nothing_else() {
+        let mut out = Vec::new();
+        session().line(Line::Whole(b"EHLO x"), &mut Open::default(), &mut out);
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "250-mail.here.example\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n\
+             250-ENHANCEDSTATUSCODES\r\n250-DSN\r\n250-LIMITS RCPTMAX=2\r\n250 HELP\r\n"
+        );
+        let mut out = Vec::new();
+        session().line(Line::Whole(b"HELO x"), &mut Open::default(), &mut out);
+        assert_eq!(out, b"250 mail.here.example\r\n");
+    }
+
+    // IN-8
+    #[test]
+    fn commands_out_of_order_change_nothing() {
+        let mut s = session();
+        let early = say(&mut s, &[MAIL, RCPT, "DATA", "EHLO", "HELO "]);
+        assert_eq!(
+            early,
+            [
+                "503 5.5.1",
+                "503 5.5.1",
+                "503 5.5.1",
+                "501 5.5.4",
+                "501 5.5.4"
+            ]
+        );
+        let order = say(
+            &mut s,
+            &[
+                HELLO,
+                RCPT,
+                "DATA",
+                MAIL,
+                "DATA",
+                MAIL,
+                "STARTTLS",
+                "AUTH PLAIN",
+                RCPT,
+            ],
+        );
+        assert_eq!(
+            order,
+            [
+                "250",
+                "503 5.5.1",
+                "503 5.5.1",
+                "250 2.1.0",
+                "554 5.5.1",
+                "503 5.5.1",
+                "503 5.5.1",
+                "503 5.5.1",
+                "250 2.1.5"
+            ]
+        );
+        assert_eq!(say(&mut s, &["DATA"]), ["data"]);
+        assert_eq!(
+            say(&mut s, &["STARTTLS", "AUTH PLAIN"]),
+            ["502 5.5.1", "502 5.5.1"]
+        );
+    }
+
+    // IN-8
+    #[test]
+    fn ehlo_helo_and_rset_clear_the_transaction() {
+        for clearing in [HELLO, "HELO x", "RSET"] {
+            let mut s = session();
+            say(&mut s, &[HELLO, MAIL, RCPT, clearing]);
+            assert_eq!(say(&mut s, &["DATA", MAIL]), ["503 5.5.1", "250 2.1.0"]);
+        }
+        let mut s = session();
+        say(&mut s, &[HELLO, MAIL, RCPT]);
+        // Faulty ones do not.
+        assert_eq!(say(&mut s, &["EHLO", "RSET x", "DATA x"]), ["501 5.5.4"; 3]);
+        assert_eq!(say(&mut s, &["DATA"]), ["data"]);
+    }
+
+    // IN-9
+    #[test]
+    fn the_other_commands_have_their_codes() {
+        let mut s = session();
+        let got = say(
+            &mut s,
+            &[
+                "XYZZY", "", "EXPN x", "TURN", "ETRN x", "VRFY a", "NOOP x y", "HELP x",
+                "QUIT now", "QUIT",
+            ],
+        );
+        assert_eq!(
+            got,
+            [
+                "500 5.5.2",
+                "500 5.5.2",
+                "502 5.5.1",
+                "502 5.5.1",
+                "502 5.5.1",
+                "252 2.5.2",
+                "250 2.0.0",
+                "214 2.0.0",
+                "501 5.5.4",
+                "221 2.0.0 close"
+            ]
+        );
+        assert_eq!(say(&mut session(), &["BDAT 5 LAST"]), ["502 5.5.1 close"]);
+    }
+
+    // IN-10
+    #[test]
+    fn other_protocols_end_the_session() {
+        for line in [
+            "GET / HTTP/1.0",
+            "PUT / HTTP/1.0",
+            "SSH-2.0-x",
+            "\x16\x03\x01",
+        ] {
+            assert_eq!(
+                say(&mut session(), &[line]),
+                ["502 5.7.0 close"],
+                "{line:?}"
+            );
+            assert!(
+                session().glance(line.as_bytes(), &mut Vec::new()),
+                "{line:?}"
+            );
+        }
+        assert_eq!(
+            say(&mut session(), &[HELLO, "PUT / HTTP/1.0"])[1],
+            "500 5.5.2"
+        );
+        assert_eq!(
+            say(&mut session(), &[HELLO, "POST / HTTP/1.0"])[1],
+            "502 5.7.0 close"
+        );
+        let mut out = Vec::new();
+        let step = session().line(
+            Line::BareLineEnd(b"GET / HTTP/1.0"),
+            &mut Open::default(),
+            &mut out,
+        );
+        assert!(matches!(step, Step::Close) && out.starts_with(b"502 5.7.0"));
+        assert!(!session().glance(b"EHLO", &mut Vec::new()));
+    }
+
+    // IN-11
+    #[test]
+    fn too_many_errors_close_the_session_and_temporary_refusals_are_no_errors() {
+        let mut s = session();
+        s.settings.max_errors = 3;
+        say(&mut s, &[HELLO, MAIL, RCPT, RCPT]);
+        assert_eq!(say(&mut s, &[RCPT; 9]), ["452 4.5.3"; 9]);
+        assert_eq!(
+            say(&mut s, &["x", "RCPT TO:<>", "RSET", "x", "NOOP", "x"]),
+            [
+                "500 5.5.2",
+                "501 5.1.3",
+                "250 2.0.0",
+                "500 5.5.2",
+                "250 2.0.0",
+                "421 4.7.0 close"
+            ]
+        );
+    }
+
+    // IN-6, IN-7
+    #[test]
+    fn faulty_lines_are_answered_and_not_run() {
+        let mut s = session();
+        for line in [Line::BareLineEnd(b"QUIT"), Line::TooLong] {
+            let mut out = Vec::new();
+            let step = s.line(line, &mut Open::default(), &mut out);
+            assert!(matches!(step, Step::Command));
+            assert!(out.starts_with(b"500 5.5.2 "));
+        }
+    }
+
+    // IN-14, IN-22
+    #[test]
+    fn size_and_recipients_are_limited() {
+        let mut s = session();
+        assert_eq!(
+            say(
+                &mut s,
+                &[
+                    HELLO,
+                    "MAIL FROM:<> SIZE=1001",
+                    "MAIL FROM:<> SIZE=1000",
+                    RCPT,
+                    "RCPT TO:<nobody@x>",
+                    RCPT
+                ]
+            ),
+            [
+                "250",
+                "552 5.3.4",
+                "250 2.1.0",
+                "250 2.1.5",
+                "550 5.1.1",
+                "250 2.1.5"
+            ]
+        );
+        assert_eq!(say(&mut s, &[RCPT, "DATA"]), ["452 4.5.3", "data"]);
+    }
+
+    // SC-14
+    #[test]
+    fn a_refused_sender_begins_no_transaction() {
+        let got = say(
+            &mut session(),
+            &[HELLO, "MAIL FROM:<spam@b.example>", RCPT, MAIL],
+        );
+        assert_eq!(got, ["250", "451 4.3.0", "503 5.5.1", "250 2.1.0"]);
+    }
+
+    // IN-20
+    #[test]
+    fn bytes_behind_a_refused_data_close_the_session() {
+        let waits = &mut Open { waits: true };
+        for prepare in [
+            &[][..],
+            &[HELLO],
+            &[HELLO, MAIL],
+            &[HELLO, MAIL, "RCPT TO:<nobody@x>"],
+        ] {
+            let mut s = session();
+            say(&mut s, prepare);
+            let step = s.line(Line::Whole(b"DATA"), waits, &mut Vec::new());
+            assert!(matches!(step, Step::Close), "{prepare:?}");
+        }
+        let mut s = session();
+        say(&mut s, &[HELLO, MAIL, RCPT]);
+        let step = s.line(Line::Whole(b"DATA"), waits, &mut Vec::new());
+        assert!(matches!(step, Step::Data(_)));
+        let refused = s.refuse_data(Answer::new(452, 3, 1, "full"), waits, &mut Vec::new());
+        assert!(matches!(refused, Step::Close));
+    }
+
+    // IN-20
+    #[test]
+    fn where_it_is_forbidden_talking_early_closes_the_session() {
+        let waits = &mut Open { waits: true };
+        let mut strict = session();
+        strict.settings.reject_early_talk = true;
+        let mut out = Vec::new();
+        assert!(matches!(strict.greet(waits, &mut out), Step::Close));
+        let step = strict.line(Line::Whole(b"EHLO x"), waits, &mut out);
+        assert!(matches!(step, Step::Close));
+        assert_eq!(
+            String::from_utf8(out).unwrap().matches("554 5.5.0").count(),
+            2
+        );
+        say(&mut strict, &[HELLO]);
+        let step = strict.line(Line::Whole(MAIL.as_bytes()), waits, &mut Vec::new());
+        assert!(matches!(step, Step::Command), "pipelining was offered");
+        // Otherwise it is taken.
+        let mut out = Vec::new();
+        assert!(matches!(session().greet(waits, &mut out), Step::Command));
+        assert!(out.starts_with(b"220 mail.here.example "));
+    }
+
+    // IN-2
+    #[test]
+    fn a_final_reply_leaves_the_session_usable() {
+        let mut s = session();
+        s.settings.max_errors = 1;
+        for answer in [
+            Answer::new(250, 0, 0, "queued"),
+            Answer::new(552, 3, 4, "large"),
+        ] {
+            assert_eq!(say(&mut s, &[HELLO, MAIL, RCPT, "DATA"])[3], "data");
+            assert!(matches!(
+                s.content_answer(&answer, &mut Vec::new()),
+                Step::Command
+            ));
+        }
+        assert_eq!(say(&mut s, &[MAIL]), ["250 2.1.0"]);
+    }
+}
