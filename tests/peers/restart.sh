@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Mail waits for a receiver that is down, over a stop and a start, and arrives once; the bounds of an idle daemon.
+# Rules: Q-13, Q-16, RT-5, PRC-2, PRC-9, SC-1, CTL-11
+. "$(dirname "$0")/../tools/lib.sh"
+need smtp-source smtp-sink nc
+
+COUNT=500
+WORLD_PORT=$(free_port)
+dns_start 'world.test MX 10 mx.world.test' 'mx.world.test A 127.0.0.2'
+# Minutes between attempts: whatever arrives soon after the start was kicked, not merely due.
+config 's/^intervals = .*/intervals = ["10m"]/' 's/^lifetime = .*/lifetime = "1h"/'
+daemon_start
+smtp-source -4 -N -s 10 -m $COUNT -l 1000 -f joe@demo.posthaste.test -t x@world.test -M client.test "127.0.0.1:$SMTP_PORT" ||
+  die "smtp-source ended with $?"
+[ "$(queued)" = $COUNT ] || die "$(queued) in the queue, not $COUNT"
+daemon_stop || die "the daemon ended with $?"
+
+sink_start world 127.0.0.2
+daemon_start
+[ "$(queued)" = $COUNT ] || die "after the start $(queued) in the queue, not $COUNT"
+control 'kick all' | grep -q "^OK " || die "kick was refused"
+until_true 60 queue_is_empty || die "$(queued) still in the queue"
+each_once $COUNT || die "$(arrived | wc -l) arrived, $(arrived | sort -u | wc -l) different ones, of $COUNT"
+
+# Idle: no processor time to speak of, no question to the name server.
+ticks() { awk '{print $14 + $15}' "/proc/$DAEMON_PID/stat"; }
+sleep 1
+before=$(ticks) asked=$(grep -c . "$D/dns.log")
+sleep 3
+used=$(($(ticks) - before)) asked=$(($(grep -c . "$D/dns.log") - asked))
+[ "$used" -le 2 ] || die "idle for 3 s it used $used ticks of processor time"
+[ "$asked" = 0 ] || die "idle it asked $asked questions"
+daemon_stop || die "the daemon ended with $?"
+echo "$COUNT messages over a stop and a start, each once; idle: $used ticks in 3 s, $asked questions"
