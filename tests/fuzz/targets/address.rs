@@ -1,75 +1,53 @@
-//! What is fuzzed, and what must hold for any input.
-
-use std::mem::discriminant;
+//! Addresses and domains as clients and name servers give them.
 
 use posthaste::smtp::address::{AddressDomain, Domain, Mailbox, ReversePath};
 
+use super::{Target, kind, shape};
 use crate::mutate::fnv;
 
-/// One parser.
-pub struct Target {
-    /// Also the name of its corpus folder.
-    pub name: &'static str,
-    /// Words of its grammar.
-    pub words: &'static [&'static [u8]],
-    /// Reads the input, checks what must hold, and returns the shape of what it saw. Panics when something is wrong.
-    pub run: fn(&[u8]) -> u64,
-}
+/// Mailboxes, with and without SMTPUTF8.
+pub const ADDRESS: Target = Target {
+    name: "address",
+    words: &[
+        b"@",
+        b".",
+        b"..",
+        b"\"",
+        b"\\",
+        b"[192.0.2.1]",
+        b"[IPv6:",
+        b"<",
+        b">",
+        b"xn--",
+        b"@a,@b:",
+        b"joe@example.org",
+        "\u{fc}".as_bytes(),
+        "\u{3002}".as_bytes(),
+        "\u{200d}".as_bytes(),
+        b"%",
+        b"!",
+    ],
+    run: address,
+};
 
-/// All of them.
-pub const TARGETS: &[Target] = &[
-    Target {
-        name: "address",
-        words: &[
-            b"@",
-            b".",
-            b"..",
-            b"\"",
-            b"\\",
-            b"[192.0.2.1]",
-            b"[IPv6:",
-            b"<",
-            b">",
-            b"xn--",
-            b"@a,@b:",
-            b"joe@example.org",
-            "\u{fc}".as_bytes(),
-            "\u{3002}".as_bytes(),
-            "\u{200d}".as_bytes(),
-            b"%",
-            b"!",
-        ],
-        run: address,
-    },
-    Target {
-        name: "domain",
-        words: &[
-            b".",
-            b"_",
-            b"-",
-            b"xn--",
-            b"xn--nxasmq6b",
-            "\u{df}".as_bytes(),
-            "\u{130}".as_bytes(),
-            "\u{3002}".as_bytes(),
-            "\u{200c}".as_bytes(),
-            "\u{5d0}".as_bytes(),
-            b"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
-        ],
-        run: domain,
-    },
-];
-
-/// Folds what was seen into one number.
-fn shape(parts: &[u64]) -> u64 {
-    let bytes: Vec<u8> = parts.iter().flat_map(|part| part.to_le_bytes()).collect();
-    fnv(&bytes)
-}
-
-/// The number behind a variant without its fields.
-fn kind<T>(value: &T) -> u64 {
-    fnv(format!("{:?}", discriminant(value)).as_bytes())
-}
+/// Domains and address literals.
+pub const DOMAIN: Target = Target {
+    name: "domain",
+    words: &[
+        b".",
+        b"_",
+        b"-",
+        b"xn--",
+        b"xn--nxasmq6b",
+        "\u{df}".as_bytes(),
+        "\u{130}".as_bytes(),
+        "\u{3002}".as_bytes(),
+        "\u{200c}".as_bytes(),
+        "\u{5d0}".as_bytes(),
+        b"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+    ],
+    run: domain,
+};
 
 /// IN-17, SEC-3: an accepted address is canonical, short enough, free of control bytes, and reads as itself again.
 fn address(input: &[u8]) -> u64 {
