@@ -33,6 +33,11 @@ pub struct Permit {
 }
 
 impl Permit {
+    /// A permit that holds nothing, for transactions that no schedule knows of.
+    pub fn detached() -> Permit {
+        Permit { _private: () }
+    }
+
     /// What the worker learned of the destination, given back together with the slot.
     pub fn finish(self, _feedback: Feedback) {
         unimplemented!("dispatch")
@@ -64,7 +69,69 @@ pub struct Dispatcher {
     _inner: Arc<()>,
 }
 
+/// Ends the process with status 70 and this reason in the log (PRC-3); does not return in the daemon.
+pub type Fatal = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// What is going on, for `stats`.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Most transactions at once.
+    pub workers: usize,
+    /// Transactions claimed and not yet given back.
+    pub in_flight: usize,
+    /// Destinations with transactions in flight or known due mail, with both numbers.
+    pub destinations: Vec<DestinationSnapshot>,
+    /// Pauses in force.
+    pub pauses: Vec<(crate::store::PauseScope, crate::store::Pause)>,
+}
+
+/// One active destination.
+#[derive(Clone, Debug)]
+pub struct DestinationSnapshot {
+    /// Its key.
+    pub key: DestinationKey,
+    /// Its transactions in flight.
+    pub in_flight: usize,
+    /// Whether it has due mail that waits for a slot.
+    pub waits: bool,
+}
+
 impl Dispatcher {
+    /// Starts the dispatcher thread. The receiver goes to the workers, of which there are `workers`; it closes after
+    /// [`Dispatcher::stop`].
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn start(
+        _store: crate::store::Store,
+        _config: crate::config::Live,
+        _clock: crate::clock::Clock,
+        _workers: usize,
+        _fatal: Fatal,
+    ) -> std::io::Result<(Dispatcher, crossbeam_channel::Receiver<Transaction>)> {
+        unimplemented!("dispatch")
+    }
+
+    /// Stops dispatching and joins the thread; what no worker has taken goes back to the queue unattempted. The
+    /// store must still be open. Transactions that run go on; their permits may come back at any time later.
+    pub fn stop(&self) {
+        unimplemented!("dispatch")
+    }
+
+    /// What is going on now.
+    pub fn snapshot(&self) -> Snapshot {
+        unimplemented!("dispatch")
+    }
+
+    /// Why due mail like this waits without an attempt: a pause, or a transport that does not exist; and until when.
+    /// `None`: nothing but its turn. The recorded blocker of the row stays what it is.
+    pub fn blocker(
+        &self,
+        _recipient: &crate::store::DueRecipient,
+    ) -> Option<(String, Option<crate::clock::Timestamp>)> {
+        unimplemented!("dispatch")
+    }
+
     /// A slot for mail that is just being accepted: only if a worker is free, the destination has room and is not
     /// paused, and no older mail of it is due. With it the claim goes into the accepting commit (design.md 5).
     pub fn reserve(&self, _destination: &DestinationKey) -> Option<Permit> {
