@@ -3,6 +3,8 @@
 //! Knows nothing of rows, sockets or peers.
 
 pub mod dsn;
+pub mod header;
+pub mod trace;
 
 use std::fmt;
 use std::num::NonZeroU64;
