@@ -6,9 +6,11 @@
 //! of a [`Host`].
 
 pub mod filter;
+pub mod input;
 pub mod line;
 pub mod output;
 pub mod peer;
+pub mod server;
 pub mod times;
 pub mod verbs;
 
@@ -45,8 +47,8 @@ pub trait Host: Send + Sync {
         Vec::new()
     }
 
-    /// What `stats` shows besides the numbers of the store, as keys and values: free workers, open sessions, and the
-    /// settings in force that weaken safety (SEC-12). Keys are an interface: added, never renamed.
+    /// What `stats` shows besides the numbers of the store and the warnings of the configuration, as keys and values:
+    /// workers, transactions in flight, open sessions. Keys are an interface: added, never renamed.
     fn facts(&self) -> Vec<(&'static str, String)> {
         Vec::new()
     }

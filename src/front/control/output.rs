@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::line::quote;
 use crate::clock::Timestamp;
+use crate::config::Span;
 use crate::store::StoreError;
 
 /// One record: keys and values in order. Keys are an interface: added, never renamed.
@@ -121,28 +122,11 @@ fn quote_json(text: &str, out: &mut String) {
 /// A duration in the units of the configuration (CFG-2), so that it can be sent back: `1h30m12s`, `250ms`, `0s`.
 /// From a minute on milliseconds are left out.
 pub fn span(span: Duration) -> String {
-    let mut millis = span.as_millis();
-    if millis >= 60_000 {
-        millis -= millis % 1000;
-    }
-    let mut out = String::new();
-    for (unit, size) in [
-        ("d", 86_400_000),
-        ("h", 3_600_000),
-        ("m", 60_000),
-        ("s", 1000),
-        ("ms", 1),
-    ] {
-        if millis >= size {
-            // Writing to a String cannot fail.
-            let _ = write!(out, "{}{unit}", millis / size);
-            millis %= size;
-        }
-    }
-    if out.is_empty() {
-        out.push_str("0s");
-    }
-    out
+    let shown = match span.as_secs() {
+        0..60 => span,
+        secs => Duration::from_secs(secs),
+    };
+    Span(shown).to_string()
 }
 
 /// CODE of an ERR line. The tool makes its exit status of it (CTL-23).
