@@ -1,72 +1,46 @@
 //! Which recipients, to which next hop, when. Decides; does no I/O to peers.
 //!
-//! The core is a pure state machine in `dispatch::schedule`, fed with events and a `now`.
+//! The core is a pure state machine, [`schedule`]: destinations in turn, slots, pauses, the next wake. One thread drives
+//! it: reads what is due, claims it in one commit for all destinations of a round, and hands transactions to the
+//! workers. Mail that is just being accepted takes a shorter way: [`Dispatcher::reserve`] finds room for it without a
+//! query, it is claimed in the commit that accepts it, and [`Dispatcher::submit`] hands it over.
+//!
+//! Nothing here remembers single messages. What a worker does not take, or a crash cuts off, is in the store.
 
-use std::sync::Arc;
+mod batch;
+pub mod blocks;
+mod driver;
+mod permit;
+pub mod scan;
+pub mod schedule;
+mod shared;
+mod step_back;
+pub mod turns;
+pub mod watchdog;
 
-use crate::message::Head;
-use crate::store::{DestinationKey, RecipientRow};
+pub use permit::{Feedback, Permit, Transaction};
 
-/// One transaction for a worker: one message, one next hop, one or more recipients, all claimed.
-pub struct Transaction {
-    /// The message.
-    pub head: Arc<Head>,
-    /// Its recipients as they were before the claim (so `attempts` does not count this one).
-    pub recipients: Vec<RecipientRow>,
-    /// The group they wait in.
-    pub destination: DestinationKey,
-    /// The name of the transport that the route named.
-    pub transport: String,
-    /// The content, if it is small and still warm (design.md 12).
-    pub content: Option<Arc<[u8]>>,
-    /// When it was claimed.
-    pub claimed_at: crate::clock::Timestamp,
-    /// The slot it holds; dropping it gives the slot back on every way out, panic included (SC-11).
-    pub permit: Permit,
-}
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
-/// A worker's slot and a place in its destination's window. Given back on drop.
-#[derive(Debug)]
-pub struct Permit {
-    // dispatch: replace
-    _private: (),
-}
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-impl Permit {
-    /// A permit that holds nothing, for transactions that no schedule knows of.
-    pub fn detached() -> Permit {
-        Permit { _private: () }
-    }
-
-    /// What the worker learned of the destination, given back together with the slot.
-    pub fn finish(self, _feedback: Feedback) {
-        unimplemented!("dispatch")
-    }
-}
-
-/// What an attempt says about its destination, for windows and probes.
-#[derive(Clone, Debug, Default)]
-pub struct Feedback {
-    /// A session got as far as MAIL.
-    pub reached_mail: bool,
-    /// The reply or error that asks for fewer connections: connection failure, 421, 4.7.x.
-    pub push_back: Option<String>,
-}
+use crate::clock::{Clock, Timestamp};
+use crate::config::Live;
+use crate::policy::route::{RouteFacts, route};
+use crate::store::{DestinationKey, DueRecipient, Pause, PauseScope, Store};
+use driver::Driver;
+use shared::Shared;
+use watchdog::{PACE, Watchdog};
 
 /// Something happened that may make work due.
 #[derive(Clone, Debug)]
 pub enum Wake {
     /// New or changed mail in this destination, due at this time.
-    Due(DestinationKey, crate::clock::Timestamp),
+    Due(DestinationKey, Timestamp),
     /// Pauses, configuration, or very many recipients changed: look at everything anew.
     Everything,
-}
-
-/// A handle on the dispatcher; cheap to clone.
-#[derive(Clone)]
-pub struct Dispatcher {
-    // dispatch: replace
-    _inner: Arc<()>,
 }
 
 /// Ends the process with status 70 and this reason in the log (PRC-3); does not return in the daemon.
@@ -79,10 +53,10 @@ pub struct Snapshot {
     pub workers: usize,
     /// Transactions claimed and not yet given back.
     pub in_flight: usize,
-    /// Destinations with transactions in flight or known due mail, with both numbers.
+    /// Destinations with transactions in flight or known due mail, with both numbers, by key.
     pub destinations: Vec<DestinationSnapshot>,
     /// Pauses in force.
-    pub pauses: Vec<(crate::store::PauseScope, crate::store::Pause)>,
+    pub pauses: Vec<(PauseScope, Pause)>,
 }
 
 /// One active destination.
@@ -94,6 +68,22 @@ pub struct DestinationSnapshot {
     pub in_flight: usize,
     /// Whether it has due mail that waits for a slot.
     pub waits: bool,
+    /// What it last said to be given fewer connections, since it became active.
+    pub push_back: Option<String>,
+}
+
+/// A handle on the dispatcher; cheap to clone.
+#[derive(Clone)]
+pub struct Dispatcher {
+    shared: Arc<Shared>,
+    threads: Arc<Mutex<Option<Threads>>>,
+}
+
+struct Threads {
+    dispatcher: JoinHandle<()>,
+    watchdog: JoinHandle<()>,
+    /// Dropped to end the watchdog.
+    leash: Sender<()>,
 }
 
 impl Dispatcher {
@@ -103,48 +93,125 @@ impl Dispatcher {
     /// # Errors
     /// The thread cannot be started.
     pub fn start(
-        _store: crate::store::Store,
-        _config: crate::config::Live,
-        _clock: crate::clock::Clock,
-        _workers: usize,
-        _fatal: Fatal,
-    ) -> std::io::Result<(Dispatcher, crossbeam_channel::Receiver<Transaction>)> {
-        unimplemented!("dispatch")
+        store: Store,
+        config: Live,
+        clock: Clock,
+        workers: usize,
+        fatal: Fatal,
+    ) -> std::io::Result<(Dispatcher, Receiver<Transaction>)> {
+        let (ring, bell) = bounded(1);
+        let shared = Arc::new(Shared::new(store, config, clock, ring, workers));
+        let transactions = shared.untaken.clone();
+        let driver = Driver::new(Arc::clone(&shared), bell);
+        let on_panic = Arc::clone(&fatal);
+        let dispatcher = std::thread::Builder::new()
+            .name("dispatcher".to_owned())
+            .spawn(move || {
+                // PRC-3: never listening without delivering.
+                if catch_unwind(AssertUnwindSafe(|| driver.run())).is_err() {
+                    on_panic("the dispatcher panicked");
+                }
+            })?;
+        let (leash, ended) = bounded(0);
+        let watched = Arc::clone(&shared);
+        let watchdog = std::thread::Builder::new()
+            .name("watchdog".to_owned())
+            .spawn(move || watch(&watched, &ended, &fatal));
+        let watchdog = match watchdog {
+            Ok(handle) => handle,
+            Err(error) => {
+                shared.stop();
+                let _ = dispatcher.join();
+                return Err(error);
+            }
+        };
+        let threads = Threads {
+            dispatcher,
+            watchdog,
+            leash,
+        };
+        let dispatcher = Dispatcher {
+            shared,
+            threads: Arc::new(Mutex::new(Some(threads))),
+        };
+        Ok((dispatcher, transactions))
     }
 
     /// Stops dispatching and joins the thread; what no worker has taken goes back to the queue unattempted. The
     /// store must still be open. Transactions that run go on; their permits may come back at any time later.
     pub fn stop(&self) {
-        unimplemented!("dispatch")
-    }
-
-    /// What is going on now.
-    pub fn snapshot(&self) -> Snapshot {
-        unimplemented!("dispatch")
-    }
-
-    /// Why due mail like this waits without an attempt: a pause, or a transport that does not exist; and until when.
-    /// `None`: nothing but its turn. The recorded blocker of the row stays what it is.
-    pub fn blocker(
-        &self,
-        _recipient: &crate::store::DueRecipient,
-    ) -> Option<(String, Option<crate::clock::Timestamp>)> {
-        unimplemented!("dispatch")
+        self.shared.stop();
+        let threads = self
+            .threads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(threads) = threads {
+            drop(threads.leash);
+            // A panic in either has already called `fatal`.
+            let _ = threads.dispatcher.join();
+            let _ = threads.watchdog.join();
+        }
+        self.shared
+            .unclaim(self.shared.untaken.try_iter().collect());
     }
 
     /// A slot for mail that is just being accepted: only if a worker is free, the destination has room and is not
     /// paused, and no older mail of it is due. With it the claim goes into the accepting commit (design.md 5).
-    pub fn reserve(&self, _destination: &DestinationKey) -> Option<Permit> {
-        unimplemented!("dispatch")
+    pub fn reserve(&self, destination: &DestinationKey) -> Option<Permit> {
+        self.shared.reserve(destination)
     }
 
     /// Hands a transaction that was claimed in its accepting commit to a worker.
-    pub fn submit(&self, _transaction: Transaction) {
-        unimplemented!("dispatch")
+    pub fn submit(&self, transaction: Transaction) {
+        let refused = {
+            let mut state = self.shared.lock();
+            self.shared.send(&mut state, [transaction])
+        };
+        self.shared.unclaim(refused);
     }
 
     /// Tells that work may be due; never blocks.
-    pub fn wake(&self, _wake: Wake) {
-        unimplemented!("dispatch")
+    pub fn wake(&self, wake: Wake) {
+        self.shared.wake(&wake);
+    }
+
+    /// What is going on now.
+    pub fn snapshot(&self) -> Snapshot {
+        self.shared.snapshot()
+    }
+
+    /// Why due mail like this waits without an attempt: a pause, or a transport that does not exist; and until when.
+    /// `None`: nothing but its turn. The recorded blocker of the row stays what it is.
+    pub fn blocker(&self, recipient: &DueRecipient) -> Option<(String, Option<Timestamp>)> {
+        let blocks = Arc::clone(self.shared.lock().schedule.blocks());
+        let DueRecipient { head, row } = recipient;
+        let routed = route(
+            blocks.config(),
+            &RouteFacts {
+                caller: &head.caller,
+                from: &head.reverse_path,
+                to: &row.recipient.path,
+                attempts: row.attempts,
+                operator: row.transport.as_deref(),
+            },
+        );
+        let block = blocks
+            .group(&routed.destination)
+            .or_else(|| blocks.recipient(routed.name, row.recipient.path.domain()))?;
+        Some(blocks.describe(&block))
+    }
+}
+
+/// The watchdog thread (SC-11): ends with the leash.
+fn watch(shared: &Shared, leash: &Receiver<()>, fatal: &Fatal) {
+    let mut dog = Watchdog::default();
+    while leash.recv_timeout(PACE) == Err(RecvTimeoutError::Timeout) {
+        let (could_go, progress) = shared.lock().schedule.watch();
+        if dog.look(could_go, progress) {
+            log::error!("dispatch result=stalled text=\"due mail makes no progress\"");
+            fatal("due mail makes no progress although workers are free");
+            return;
+        }
     }
 }

@@ -1,0 +1,199 @@
+//! What may not be delivered now, although it is due: pauses (SC-12) and transports that do not exist (RO-3). Pure.
+//!
+//! A blocked group is not even read. Where a pause hits only some of the mail of a group, that mail is moved to a group
+//! of its own for as long as the pause lasts, so that it cannot stand before the rest; the route brings it back.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use crate::clock::Timestamp;
+use crate::config::{Config, TransportKind};
+use crate::policy::route::{BUILT_IN, UnknownTransport, find, relay_of};
+use crate::smtp::address::AddressDomain;
+use crate::store::{DestinationKey, Pause, PauseScope};
+
+/// The pauses in force, and the configuration they act on.
+#[derive(Clone, Debug)]
+pub struct Blocks {
+    config: Arc<Config>,
+    pauses: Vec<(PauseScope, Pause)>,
+}
+
+/// Why a group or a recipient waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Block {
+    /// A pause with this scope.
+    Paused(PauseScope),
+    /// Its transport is not in the configuration.
+    Unknown(UnknownTransport),
+}
+
+impl Blocks {
+    /// The pauses that are in force at `now`.
+    pub fn new(
+        config: Arc<Config>,
+        mut pauses: Vec<(PauseScope, Pause)>,
+        now: Timestamp,
+    ) -> Blocks {
+        pauses.retain(|(_, pause)| in_force(pause, now));
+        Blocks { config, pauses }
+    }
+
+    /// The configuration that these blocks were made from.
+    pub fn config(&self) -> &Arc<Config> {
+        &self.config
+    }
+
+    /// The pauses in force.
+    pub fn pauses(&self) -> &[(PauseScope, Pause)] {
+        &self.pauses
+    }
+
+    /// Whether nothing at all goes out.
+    pub fn everything(&self) -> bool {
+        self.is_paused(&PauseScope::All)
+    }
+
+    /// When the first of the pauses ends.
+    pub fn next_end(&self) -> Option<Timestamp> {
+        self.pauses.iter().filter_map(|(_, p)| p.until).min()
+    }
+
+    /// Takes out the pauses that have ended.
+    pub fn expire(&mut self, now: Timestamp) {
+        self.pauses.retain(|(_, pause)| in_force(pause, now));
+    }
+
+    /// Whether all mail of a group is blocked.
+    pub fn group(&self, key: &DestinationKey) -> Option<Block> {
+        let scope = self.group_scopes(key).find(|scope| self.is_paused(scope));
+        if let Some(scope) = scope {
+            return Some(Block::Paused(scope));
+        }
+        let relay = relay_of(key)?;
+        find(&self.config, relay).err().map(Block::Unknown)
+    }
+
+    /// Whether mail of this transport for this domain is blocked, inside a group that is not.
+    pub fn recipient(&self, transport: &str, domain: &AddressDomain) -> Option<Block> {
+        if self.pauses.is_empty() {
+            return None;
+        }
+        let domain = bare(domain);
+        self.pauses
+            .iter()
+            .map(|(scope, _)| scope)
+            .find(|scope| match scope {
+                PauseScope::All => true,
+                PauseScope::Transport(name) => name == transport,
+                PauseScope::Domain(name) => same_domain(name, &domain),
+            })
+            .map(|scope| Block::Paused(scope.clone()))
+    }
+
+    /// Whether new mail of this group may go out at once, without a look at its recipients.
+    pub fn lets_through(&self, key: &DestinationKey) -> bool {
+        if self.pauses.is_empty() {
+            return relay_of(key).is_none() || self.group(key).is_none();
+        }
+        let partial = |scope: &PauseScope| match scope {
+            PauseScope::All => true,
+            PauseScope::Transport(name) => relay_of(key).is_none_or(|relay| relay == name),
+            PauseScope::Domain(name) => relay_of(key).is_some() || same_domain(name, &key.0),
+        };
+        !self.pauses.iter().any(|(scope, _)| partial(scope)) && self.group(key).is_none()
+    }
+
+    /// In words, for listings: what blocks, and until when.
+    pub fn describe(&self, block: &Block) -> (String, Option<Timestamp>) {
+        let scope = match block {
+            Block::Paused(scope) => scope,
+            Block::Unknown(unknown) => return (unknown.to_string(), None),
+        };
+        let mut text = match scope {
+            PauseScope::All => "paused: all deliveries".to_owned(),
+            PauseScope::Transport(name) => format!("paused: transport {name}"),
+            PauseScope::Domain(name) => format!("paused: domain {name}"),
+        };
+        let pause = self.pauses.iter().find(|(s, _)| s == scope).map(|(_, p)| p);
+        if let Some(reason) = pause.map(|p| &p.reason).filter(|r| !r.is_empty()) {
+            let _ = write!(text, " ({reason})"); // writing to a String cannot fail
+        }
+        (text, pause.and_then(|p| p.until))
+    }
+
+    /// The pauses that would block all of a group.
+    fn group_scopes<'a>(
+        &'a self,
+        key: &'a DestinationKey,
+    ) -> impl Iterator<Item = PauseScope> + 'a {
+        let own = match (parked_under(key), relay_of(key)) {
+            (Some(scope), _) => Some(scope),
+            (None, Some(relay)) => Some(PauseScope::Transport(relay.to_owned())),
+            (None, None) => self.direct_only().then(|| {
+                // Without another direct transport all mail of a domain's group takes the built-in one.
+                PauseScope::Transport(BUILT_IN.to_owned())
+            }),
+        };
+        let domain = PauseScope::Domain(key.0.to_string());
+        [Some(PauseScope::All), own, Some(domain)]
+            .into_iter()
+            .flatten()
+    }
+
+    fn direct_only(&self) -> bool {
+        let direct = |kind: &TransportKind| matches!(kind, TransportKind::Direct);
+        !self
+            .config
+            .transport
+            .iter()
+            .any(|t| direct(&t.kind) && t.name != BUILT_IN)
+    }
+
+    fn is_paused(&self, wanted: &PauseScope) -> bool {
+        self.pauses.iter().any(|(scope, _)| match (scope, wanted) {
+            (PauseScope::Domain(a), PauseScope::Domain(b)) => same_domain(a, b),
+            (a, b) => a == b,
+        })
+    }
+}
+
+/// The group for mail that a pause keeps out of its own.
+pub fn parking(block: &Block) -> DestinationKey {
+    let key = match block {
+        Block::Paused(PauseScope::All) => "paused:all".to_owned(),
+        Block::Paused(PauseScope::Transport(name)) => format!("paused:transport:{name}"),
+        Block::Paused(PauseScope::Domain(name)) => format!("paused:domain:{name}"),
+        Block::Unknown(unknown) => format!("relay:{}", unknown.0),
+    };
+    DestinationKey(key.into())
+}
+
+/// The pause that a parking group stands for.
+fn parked_under(key: &DestinationKey) -> Option<PauseScope> {
+    let scope = key.0.strip_prefix("paused:")?;
+    if let Some(name) = scope.strip_prefix("transport:") {
+        return Some(PauseScope::Transport(name.to_owned()));
+    }
+    if let Some(name) = scope.strip_prefix("domain:") {
+        return Some(PauseScope::Domain(name.to_owned()));
+    }
+    (scope == "all").then_some(PauseScope::All)
+}
+
+/// A pause ends at its time, not after it.
+fn in_force(pause: &Pause, now: Timestamp) -> bool {
+    pause.until.is_none_or(|until| until > now)
+}
+
+/// The domain as an operator writes it: `[ip]` for a literal.
+fn bare(domain: &AddressDomain) -> String {
+    match domain {
+        AddressDomain::Name(name) => name.as_str().to_owned(),
+        AddressDomain::Literal(ip) => format!("[{ip}]"),
+    }
+}
+
+fn same_domain(a: &str, b: &str) -> bool {
+    a.eq_ignore_ascii_case(b)
+}

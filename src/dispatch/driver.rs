@@ -1,0 +1,297 @@
+//! The dispatcher thread: does for the schedule what that asks for, against the store and the workers' channel.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, never, select};
+
+use super::batch::{Batch, Grouping, Job};
+use super::blocks::Blocks;
+use super::permit::{Permit, Transaction};
+use super::scan::{PAGE, Read};
+use super::schedule::{Found, Step};
+use super::shared::Shared;
+use super::step_back;
+use super::turns::Pick;
+use crate::clock::Timestamp;
+use crate::policy::retry::Terms;
+use crate::store::{ClaimAction, ClaimRequest, StoreError};
+
+/// Longest sleep while mail waits for its time, so that a step of the wall clock is noticed (RT-9). Waking to look at
+/// the clock makes no query.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+
+/// Most rows read for one pick.
+const MOST_ROWS: usize = 4096;
+
+/// The thread's own state.
+pub(super) struct Driver {
+    shared: Arc<Shared>,
+    bell: Receiver<()>,
+}
+
+/// A pick with what was found for it.
+struct Looked {
+    pick: Pick,
+    batch: Batch,
+    trouble: bool,
+}
+
+impl Driver {
+    pub(super) fn new(shared: Arc<Shared>, bell: Receiver<()>) -> Driver {
+        Driver { shared, bell }
+    }
+
+    /// Runs until [`Shared::stop`].
+    pub(super) fn run(&self) {
+        // A clock that was put right while the daemon was down (RT-9).
+        self.recall(self.shared.clock.now());
+        loop {
+            let now = self.shared.clock.now();
+            let mut state = self.shared.lock();
+            if state.stopping {
+                return;
+            }
+            if state.schedule.clock_went_back(now) {
+                drop(state);
+                log::warn!("dispatch result=clock-went-back now={now}");
+                self.recall(now);
+                continue;
+            }
+            let step = state.schedule.step(now);
+            let blocks = Arc::clone(state.schedule.blocks());
+            match step {
+                Step::Sleep(until) => {
+                    let sleeps = Shared::fall_asleep(&mut state, until);
+                    drop(state);
+                    if sleeps {
+                        self.sleep(until, now);
+                    }
+                }
+                Step::Reload => {
+                    drop(state);
+                    self.reload(now);
+                }
+                Step::Read(read) => {
+                    drop(state);
+                    self.read(read, now);
+                }
+                Step::Serve(picks) => {
+                    drop(state);
+                    self.serve(picks, &blocks, now);
+                }
+            }
+        }
+    }
+
+    fn sleep(&self, until: Option<Timestamp>, now: Timestamp) {
+        let timer = match until {
+            None => never(),
+            Some(at) => self.shared.clock.timer(at.min(now.plus(LONGEST_SLEEP))),
+        };
+        select! {
+            recv(self.bell) -> _ => {}
+            recv(timer) -> _ => {}
+        }
+        self.shared.awake();
+    }
+
+    fn reload(&self, now: Timestamp) {
+        // Cleared first: what changes from here on asks again.
+        match self.shared.store.pauses() {
+            Ok(pauses) => {
+                let blocks = Blocks::new(self.shared.config.get(), pauses, now);
+                self.shared.lock().schedule.set_blocks(blocks, now);
+            }
+            Err(error) => self.failed("pauses", &error, &[], now),
+        }
+    }
+
+    fn read(&self, read: Read, now: Timestamp) {
+        let store = &self.shared.store;
+        let answer = match read {
+            Read::Nothing => return,
+            Read::Page { to, after } => store.due_destinations(to, after, PAGE),
+            Read::Ahead(after) => store.due_destinations(Timestamp::MAX, Some(after), 1),
+        };
+        match answer {
+            Err(error) => self.failed("due-destinations", &error, &[], now),
+            Ok(rows) => {
+                let mut state = self.shared.lock();
+                if matches!(read, Read::Page { .. }) {
+                    state.schedule.page(&rows, now);
+                } else {
+                    let first = rows.first().map(|row| row.next_due);
+                    state.schedule.seen_ahead(first);
+                }
+            }
+        }
+    }
+
+    fn serve(&self, picks: Vec<Pick>, blocks: &Blocks, now: Timestamp) {
+        let found: Vec<Looked> = picks
+            .iter()
+            .map(|pick| self.find(pick, blocks, now))
+            .collect();
+        let mut requests = Vec::new();
+        for found in &found {
+            requests.extend(found.batch.jobs.iter().map(|job| claim(job, blocks, now)));
+            requests.extend(found.batch.strays.iter().map(|stray| ClaimRequest {
+                id: stray.id,
+                numbers: stray.numbers.clone(),
+                attempts: stray.attempts,
+                action: ClaimAction::Move {
+                    destination: stray.destination.clone(),
+                },
+            }));
+        }
+        let claimed = if requests.is_empty() {
+            Ok(Vec::new())
+        } else {
+            self.shared.store.claim(requests)
+        };
+        let claimed = match claimed {
+            Ok(claimed) => claimed,
+            Err(error) => return self.failed("claim", &error, &picks, now),
+        };
+        let mut answers = claimed.into_iter().map(|claimed| claimed.numbers);
+        let mut transactions = Vec::new();
+        let mut served = Vec::new();
+        let mut moved = Vec::new();
+        for Looked {
+            pick,
+            batch,
+            trouble,
+        } in found
+        {
+            let rows = !batch.jobs.is_empty() || !batch.strays.is_empty();
+            let (mut used, mut progress) = (0, false);
+            for job in batch.jobs {
+                let numbers = answers.next().unwrap_or_default();
+                if let Some(transaction) = self.transaction(job, &pick, &numbers, now) {
+                    transactions.push(transaction);
+                    used += 1;
+                }
+            }
+            for stray in batch.strays {
+                if answers.next().is_some_and(|numbers| !numbers.is_empty()) {
+                    moved.push(stray.destination);
+                    progress = true;
+                }
+            }
+            let outcome = if trouble || rows && used == 0 && !progress {
+                Found::Trouble
+            } else if batch.more {
+                Found::More
+            } else {
+                Found::Nothing
+            };
+            served.push((pick, used, outcome));
+        }
+        let mut state = self.shared.lock();
+        let refused = self.shared.send(&mut state, transactions);
+        for (pick, used, outcome) in served {
+            let unused = pick.slots.saturating_sub(used);
+            state.schedule.served(&pick, unused, outcome, now);
+        }
+        for destination in moved {
+            state.schedule.due(&destination, now, now);
+        }
+        drop(state);
+        self.shared.unclaim(refused);
+    }
+
+    /// Reads the due rows for a pick: first as few as will do if each message has one recipient, then enough.
+    fn find(&self, pick: &Pick, blocks: &Blocks, now: Timestamp) -> Looked {
+        let recipients = blocks.config().limits.recipients.max(1);
+        let grouping = Grouping {
+            blocks,
+            destination: &pick.key,
+            slots: pick.slots,
+            recipients,
+        };
+        let narrow = pick.slots + 1;
+        let wide = pick.slots.saturating_mul(recipients).min(MOST_ROWS);
+        let wide = wide.max(recipients) + 1;
+        let mut batch = Batch::default();
+        for limit in [narrow, wide] {
+            let rows = match self.shared.store.due(&pick.key, now, limit) {
+                Ok(rows) => rows,
+                Err(error) => {
+                    log::error!(
+                        "dispatch destination={} result=not-read text={error:?}",
+                        pick.key
+                    );
+                    return Looked {
+                        pick: pick.clone(),
+                        batch: Batch::default(),
+                        trouble: true,
+                    };
+                }
+            };
+            let full = rows.len() >= limit;
+            batch = grouping.apply(rows, full);
+            if !batch.cut || wide <= narrow {
+                break;
+            }
+        }
+        Looked {
+            pick: pick.clone(),
+            batch,
+            trouble: false,
+        }
+    }
+
+    /// A claimed job as a transaction; `None` if nothing of it could be claimed.
+    fn transaction(
+        &self,
+        job: Job,
+        pick: &Pick,
+        numbers: &[u32],
+        now: Timestamp,
+    ) -> Option<Transaction> {
+        let mut recipients = job.rows;
+        if numbers.len() < recipients.len() {
+            recipients.retain(|row| numbers.contains(&row.id.number));
+        }
+        if recipients.is_empty() {
+            return None;
+        }
+        Some(Transaction {
+            head: job.head,
+            recipients,
+            destination: pick.key.clone(),
+            transport: job.transport,
+            content: None,
+            claimed_at: now,
+            permit: Permit::new(&self.shared, &pick.key),
+        })
+    }
+
+    fn failed(&self, what: &str, error: &StoreError, picks: &[Pick], now: Timestamp) {
+        log::error!("dispatch request={what} result=store-failed text={error:?}");
+        self.shared.lock().schedule.failed(picks, now);
+    }
+
+    fn recall(&self, now: Timestamp) {
+        let config = self.shared.config.get();
+        if let Err(error) = step_back::recall(&self.shared.store, &config, now) {
+            log::error!("dispatch request=recall result=store-failed text={error:?}");
+        }
+    }
+}
+
+/// The claim of a job: the next attempt stands in it already, should this one be cut off. One random number for
+/// all its recipients, so that they stay together.
+fn claim(job: &Job, blocks: &Blocks, now: Timestamp) -> ClaimRequest {
+    let attempts = job.rows.first().map_or(0, |row| row.attempts);
+    let terms = Terms::of(blocks.config(), &job.head);
+    ClaimRequest {
+        id: job.head.id,
+        numbers: job.rows.iter().map(|row| row.id.number).collect(),
+        attempts,
+        action: ClaimAction::Claim {
+            next_attempt: terms.next_attempt(attempts.saturating_add(1), now, rand::random()),
+        },
+    }
+}

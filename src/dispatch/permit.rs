@@ -1,0 +1,75 @@
+//! What is handed to a worker: a transaction, and the slot that it holds.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::shared::Shared;
+use crate::clock::Timestamp;
+use crate::message::Head;
+use crate::store::{DestinationKey, RecipientRow};
+
+/// One transaction for a worker: one message, one next hop, one or more recipients, all claimed.
+#[derive(Debug)]
+pub struct Transaction {
+    /// The message.
+    pub head: Arc<Head>,
+    /// Its recipients as they were before the claim (so `attempts` does not count this one).
+    pub recipients: Vec<RecipientRow>,
+    /// The group they wait in.
+    pub destination: DestinationKey,
+    /// The name of the transport that the route named.
+    pub transport: String,
+    /// The content, if it is small and still warm (design.md 12).
+    pub content: Option<Arc<[u8]>>,
+    /// When it was claimed.
+    pub claimed_at: Timestamp,
+    /// The slot it holds; dropping it gives the slot back on every way out, panic included (SC-11).
+    pub permit: Permit,
+}
+
+/// A worker's slot and a place in its destination's window. Given back on drop.
+pub struct Permit(Option<(Arc<Shared>, DestinationKey)>);
+
+impl Permit {
+    pub(super) fn new(shared: &Arc<Shared>, destination: &DestinationKey) -> Permit {
+        Permit(Some((Arc::clone(shared), destination.clone())))
+    }
+
+    /// A permit that holds nothing, for transactions that no schedule knows of.
+    pub fn detached() -> Permit {
+        Permit(None)
+    }
+
+    /// What the worker learned of the destination, given back together with the slot.
+    pub fn finish(mut self, feedback: Feedback) {
+        if let Some((shared, destination)) = self.0.take() {
+            shared.release(&destination, Some(feedback));
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if let Some((shared, destination)) = self.0.take() {
+            shared.release(&destination, None);
+        }
+    }
+}
+
+impl fmt::Debug for Permit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some((_, destination)) => f.debug_tuple("Permit").field(&destination.0).finish(),
+            None => f.write_str("Permit(detached)"),
+        }
+    }
+}
+
+/// What an attempt says about its destination, for windows and probes.
+#[derive(Clone, Debug, Default)]
+pub struct Feedback {
+    /// A session got as far as MAIL.
+    pub reached_mail: bool,
+    /// The reply or error that asks for fewer connections: connection failure, 421, 4.7.x.
+    pub push_back: Option<String>,
+}

@@ -1,0 +1,146 @@
+//! How far the store has been searched for destinations with due mail (RT-9, SC-1). Pure.
+//!
+//! The store keeps each destination under its earliest due time. A *sweep* reads that index from where the last one
+//! ended up to now, page by page, so what is blocked or already known is not read again and again; then one look at
+//! what follows tells when the next sweep is worth making. Between sweeps nothing is read: new due times are told by
+//! whoever causes them. What cannot be remembered, or is unblocked, asks for a sweep from the start.
+
+use crate::clock::Timestamp;
+use crate::store::DueDestination;
+
+/// Most destinations read at once.
+pub const PAGE: usize = 256;
+
+/// A place in the index of destinations: due time and row.
+pub type Place = (Timestamp, i64);
+
+/// What is to be read next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Read {
+    /// [`PAGE`] destinations that are due at `to`, after this place.
+    Page {
+        /// Due then or earlier.
+        to: Timestamp,
+        /// Where the page before ended.
+        after: Option<Place>,
+    },
+    /// The first destination after this place, due or not.
+    Ahead(Place),
+    /// Nothing.
+    Nothing,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// A sweep that began at `to` has come to this place.
+    Sweeping { at: Option<Place>, to: Timestamp },
+    /// The sweep up to here is done; what follows is not known.
+    Swept(Place),
+    /// What follows is known.
+    Resting(Place),
+}
+
+/// Progress of the search.
+#[derive(Debug)]
+pub struct Scan {
+    state: State,
+    /// The earliest due time ahead that is known; `None`: none.
+    next: Option<Timestamp>,
+    /// Look at everything again, now or from this time on.
+    again: Option<Timestamp>,
+}
+
+/// Nothing has been read.
+impl Default for Scan {
+    fn default() -> Scan {
+        Scan {
+            state: State::Resting((Timestamp::default(), i64::MIN)),
+            next: None,
+            again: Some(Timestamp::default()),
+        }
+    }
+}
+
+impl Scan {
+    /// Everything must be looked at again, at `at` or later.
+    pub fn again(&mut self, at: Timestamp) {
+        self.again = Some(self.again.map_or(at, |other| other.min(at)));
+    }
+
+    /// Mail will be due at `at`, in the future.
+    pub fn ahead(&mut self, at: Timestamp) {
+        self.next = Some(self.next.map_or(at, |next| next.min(at)));
+    }
+
+    /// Whether all that is due at `now` has been read, as far as anybody has been told.
+    pub fn is_current(&self, now: Timestamp) -> bool {
+        !matches!(self.state, State::Sweeping { .. }) && self.wake().is_none_or(|at| at > now)
+    }
+
+    /// Whether destinations that are due have not been read.
+    pub fn is_behind(&self, now: Timestamp) -> bool {
+        !self.is_current(now)
+    }
+
+    /// When there will be something to read, if nothing is told before.
+    pub fn wake(&self) -> Option<Timestamp> {
+        [self.next, self.again].into_iter().flatten().min()
+    }
+
+    /// What is to be read now. Begins a sweep if it is time.
+    pub fn read(&mut self, now: Timestamp) -> Read {
+        // A sweep that runs is never cut off, or those at its end might wait for ever.
+        if !matches!(self.state, State::Sweeping { .. }) && self.again.is_some_and(|at| at <= now) {
+            self.again = None;
+            self.begin(None, now);
+        }
+        if let State::Resting(from) = self.state
+            && self.next.is_some_and(|at| at <= now)
+        {
+            // After a clock step backward the place lies in the future, and what is due now before it (RT-9).
+            self.begin(Some(from).filter(|from| from.0 <= now), now);
+        }
+        match self.state {
+            State::Sweeping { at, to } => Read::Page { to, after: at },
+            State::Swept(place) => Read::Ahead(place),
+            State::Resting(_) => Read::Nothing,
+        }
+    }
+
+    /// The answer to [`Read::Page`].
+    pub fn page(&mut self, page: &[DueDestination]) {
+        let State::Sweeping { to, .. } = self.state else {
+            return;
+        };
+        self.state = match page.last() {
+            Some(last) if page.len() >= PAGE => State::Sweeping {
+                at: Some((last.next_due, last.row)),
+                to,
+            },
+            _ => State::Swept((to, i64::MAX)),
+        };
+    }
+
+    /// A destination has nothing more that is due, so it stands elsewhere in the index now: what lies ahead is no
+    /// longer known.
+    pub fn moved(&mut self) {
+        if let State::Resting(place) = self.state {
+            self.state = State::Swept(place);
+        }
+    }
+
+    /// The answer to [`Read::Ahead`].
+    pub fn seen_ahead(&mut self, first: Option<Timestamp>) {
+        if let State::Swept(place) = self.state {
+            self.state = State::Resting(place);
+            if let Some(first) = first {
+                self.ahead(first);
+            }
+        }
+    }
+
+    fn begin(&mut self, at: Option<Place>, now: Timestamp) {
+        self.next = None;
+        self.state = State::Sweeping { at, to: now };
+    }
+}

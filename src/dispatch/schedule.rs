@@ -1,0 +1,283 @@
+//! Which destination may have which number of transactions, and when to look again: the pure core of dispatch.
+//!
+//! Fed with events and a `now`; asks its driver for one thing at a time ([`Step`]) and is told the answer. It does no
+//! I/O, reads no clock, and knows nothing of single messages: what is queued stays in the store, and what is remembered
+//! here is bounded by the destinations that are active now.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::blocks::Blocks;
+use super::permit::Feedback;
+use super::scan::{PAGE, Read, Scan};
+use super::turns::{Active, Left, MOST_WAITING, Pick, Turns};
+use crate::clock::Timestamp;
+use crate::config::Config;
+use crate::store::{DestinationKey, DueDestination};
+
+/// Most destinations served in one round, so that one commit of claims stays small.
+const MOST_PICKS: usize = 64;
+
+/// First wait after a fault of the store; doubles up to [`LONGEST_BACKOFF`].
+const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
+
+/// When a destination that should have had work gave none is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+/// What the driver is to do next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Read pauses and configuration anew; answered by [`Schedule::set_blocks`].
+    Reload,
+    /// Claim and send; each pick is answered by [`Schedule::served`].
+    Serve(Vec<Pick>),
+    /// Read the index of destinations; answered by [`Schedule::page`] or [`Schedule::seen_ahead`].
+    Read(Read),
+    /// Nothing until this time, or until something happens.
+    Sleep(Option<Timestamp>),
+}
+
+/// What came of a [`Pick`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// More mail is due.
+    More,
+    /// Nothing more is due now.
+    Nothing,
+    /// Its mail could not be read, or none of it could be claimed although it is there: not now, so that a fault in
+    /// one place cannot keep everything busy.
+    Trouble,
+}
+
+/// The state machine.
+#[derive(Debug)]
+pub struct Schedule {
+    turns: Turns,
+    scan: Scan,
+    blocks: Arc<Blocks>,
+    reload: bool,
+    /// The last step but for sleeping was to read a page.
+    has_read: bool,
+    /// After faults of the store: how many in a row, and until when to wait.
+    faults: u32,
+    wait: Option<Timestamp>,
+    /// The latest `now` seen, to notice a clock that went back.
+    latest: Timestamp,
+    /// Counts claims and slots given back, for the watchdog.
+    progress: u64,
+}
+
+impl Schedule {
+    /// Nothing in flight, nothing known; the first step is [`Step::Reload`].
+    pub fn new(workers: usize, config: Arc<Config>) -> Schedule {
+        Schedule {
+            turns: Turns::new(workers, config.limits.connections),
+            scan: Scan::default(),
+            blocks: Arc::new(Blocks::new(config, Vec::new(), Timestamp::default())),
+            reload: true,
+            has_read: false,
+            faults: 0,
+            wait: None,
+            latest: Timestamp::default(),
+            progress: 0,
+        }
+    }
+
+    /// What to do now.
+    pub fn step(&mut self, now: Timestamp) -> Step {
+        self.latest = self.latest.max(now);
+        if self.wait.is_some_and(|until| until > now) {
+            return Step::Sleep(self.wait);
+        }
+        self.wait = None;
+        if self.reload {
+            return Step::Reload;
+        }
+        if self.blocks.next_end().is_some_and(|end| end <= now) {
+            Arc::make_mut(&mut self.blocks).expire(now);
+            self.scan.again(now);
+        }
+        if self.blocks.everything() {
+            return Step::Sleep(self.blocks.next_end());
+        }
+        // Reading and serving take turns, so that neither a long index nor a line that never ends stops the other.
+        let read = if self.turns.is_full() {
+            Read::Nothing
+        } else {
+            self.scan.read(now)
+        };
+        let page = matches!(read, Read::Page { .. }) && !self.has_read;
+        self.has_read = page;
+        if page {
+            return Step::Read(read);
+        }
+        let picks = self.pick();
+        if !picks.is_empty() {
+            return Step::Serve(picks);
+        }
+        if read != Read::Nothing {
+            return Step::Read(read);
+        }
+        self.faults = 0;
+        Step::Sleep(self.sleep_until())
+    }
+
+    fn sleep_until(&self) -> Option<Timestamp> {
+        let next = if self.turns.is_full() {
+            None // there is a line; no use in reading before a slot comes back
+        } else {
+            self.scan.wake()
+        };
+        [next, self.blocks.next_end()].into_iter().flatten().min()
+    }
+
+    /// Whether the clock has gone back behind a time already seen; forgets it by that, and looks at everything again.
+    pub fn clock_went_back(&mut self, now: Timestamp) -> bool {
+        let back = now < self.latest;
+        if back {
+            self.latest = now;
+            self.scan.again(now);
+            self.wait = None;
+        }
+        back
+    }
+
+    /// Pauses or configuration may have changed; until they are read again no new slot is handed out.
+    pub fn reload(&mut self) {
+        self.reload = true;
+    }
+
+    /// The answer to [`Step::Reload`].
+    pub fn set_blocks(&mut self, blocks: Blocks, now: Timestamp) {
+        self.reload = false;
+        self.blocks = Arc::new(blocks);
+        self.turns.set_window(self.window());
+        for key in self.turns.line() {
+            if self.blocks.group(&key).is_some() {
+                self.turns.forget(&key);
+            }
+        }
+        self.scan.again(now);
+    }
+
+    /// What is blocked now.
+    pub fn blocks(&self) -> &Arc<Blocks> {
+        &self.blocks
+    }
+
+    /// Mail of `key` is due at `at`.
+    pub fn due(&mut self, key: &DestinationKey, at: Timestamp, now: Timestamp) {
+        if at > now {
+            self.scan.ahead(at);
+        } else if self.blocks.group(key).is_none() && !self.turns.offer(key) {
+            self.scan.again(now);
+        }
+    }
+
+    /// A slot for mail that is just being accepted.
+    pub fn reserve(&mut self, key: &DestinationKey, now: Timestamp) -> bool {
+        !self.reload
+            && self.wait.is_none()
+            && self.scan.is_current(now)
+            && self.blocks.next_end().is_none_or(|end| end > now)
+            && self.blocks.lets_through(key)
+            && self.turns.reserve(key)
+    }
+
+    /// A slot comes back, with what was learned of the destination. Windows that learn (SC-5) and destinations that
+    /// are dead (SC-7) will begin here; so far it is only remembered.
+    pub fn release(&mut self, key: &DestinationKey, feedback: Option<Feedback>) {
+        self.progress += 1;
+        self.turns.release(key, feedback);
+    }
+
+    /// The answer to [`Read::Page`].
+    pub fn page(&mut self, page: &[DueDestination], now: Timestamp) {
+        self.scan.page(page);
+        for destination in page {
+            self.due(&destination.key, destination.next_due, now);
+        }
+    }
+
+    /// The answer to [`Read::Ahead`].
+    pub fn seen_ahead(&mut self, first: Option<Timestamp>) {
+        self.scan.seen_ahead(first);
+    }
+
+    /// The answer to one pick of [`Step::Serve`]: so many of its slots are not used, and this was found.
+    pub fn served(&mut self, pick: &Pick, unused: usize, found: Found, now: Timestamp) {
+        if unused < pick.slots {
+            self.faults = 0;
+            self.progress += 1;
+        }
+        let left = match found {
+            Found::More => Left::More,
+            Found::Nothing | Found::Trouble => Left::Nothing,
+        };
+        if found == Found::Trouble {
+            self.scan.again(now.plus(LOOK_AGAIN));
+        }
+        // A long line keeps room for those that are not in it yet; who leaves it is found by the next sweep, in the
+        // order of due times, so nobody is left out for ever.
+        let make_room = self.turns.waiting() + PAGE > MOST_WAITING && self.scan.is_behind(now);
+        if !self.turns.served(&pick.key, unused, left, make_room) {
+            self.scan.again(now);
+        }
+        if left == Left::Nothing {
+            self.scan.moved();
+        }
+    }
+
+    /// The store failed: nothing of these picks was claimed. Waits before the next step, longer each time.
+    pub fn failed(&mut self, picks: &[Pick], now: Timestamp) {
+        for pick in picks {
+            self.turns.served(&pick.key, pick.slots, Left::More, false);
+        }
+        let wait = FIRST_BACKOFF.saturating_mul(1 << self.faults.min(5));
+        self.faults = self.faults.saturating_add(1);
+        self.wait = Some(now.plus(wait.min(LONGEST_BACKOFF)));
+    }
+
+    /// Transactions in flight and most at once.
+    pub fn load(&self) -> (usize, usize) {
+        (self.turns.in_flight(), self.turns.workers())
+    }
+
+    /// Active destinations, in no order.
+    pub fn active(&self) -> impl Iterator<Item = Active<'_>> {
+        self.turns.active()
+    }
+
+    /// For the watchdog: whether mail could go that does not, and how far things have come.
+    pub fn watch(&self) -> (bool, u64) {
+        let can_serve = !self.blocks.everything() && self.turns.can_serve();
+        let could = self.wait.is_none() && (can_serve || self.turns.serving() > 0);
+        (could, self.progress)
+    }
+
+    /// Whether there is a reason to leave a sleep that lasts until `until`.
+    pub fn has_reason_to_wake(&self, until: Option<Timestamp>) -> bool {
+        if self.wait.is_some() {
+            return false;
+        }
+        let earlier = |at: Timestamp| until.is_none_or(|until| at < until);
+        let serves = !self.blocks.everything() && self.turns.can_serve();
+        self.reload || serves || self.scan.wake().is_some_and(earlier) && !self.turns.is_full()
+    }
+
+    fn pick(&mut self) -> Vec<Pick> {
+        let mut picks = Vec::new();
+        while picks.len() < MOST_PICKS {
+            let Some(pick) = self.turns.serve() else {
+                break;
+            };
+            picks.push(pick);
+        }
+        picks
+    }
+
+    fn window(&self) -> usize {
+        self.blocks.config().limits.connections.max(1)
+    }
+}

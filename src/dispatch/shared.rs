@@ -1,0 +1,185 @@
+//! The one lock of dispatch, and the bell that wakes its thread.
+//!
+//! Everybody may take the lock, and nobody keeps it for more than bookkeeping: no store, no log, and no [`Permit`]
+//! dropped under it. The thread is woken only when it sleeps and there is something for it to do, so a busy daemon
+//! rings seldom.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError};
+
+use super::permit::{Feedback, Permit, Transaction};
+use super::schedule::Schedule;
+use super::{DestinationSnapshot, Snapshot, Wake};
+use crate::clock::{Clock, Timestamp};
+use crate::config::Live;
+use crate::store::{DestinationKey, Store};
+
+/// What the handles, the permits and the thread share.
+pub(super) struct Shared {
+    pub(super) store: Store,
+    pub(super) config: Live,
+    pub(super) clock: Clock,
+    /// Wakes the thread; holds one ring.
+    bell: Sender<()>,
+    state: Mutex<State>,
+    /// Kept so that what no worker has taken can be taken back at the end.
+    pub(super) untaken: Receiver<Transaction>,
+}
+
+pub(super) struct State {
+    pub(super) schedule: Schedule,
+    /// To the workers; `None` once dispatch has stopped.
+    out: Option<Sender<Transaction>>,
+    /// Since the thread sleeps: until when. `None` while it is awake.
+    asleep: Option<Option<Timestamp>>,
+    pub(super) stopping: bool,
+}
+
+impl Shared {
+    pub(super) fn new(
+        store: Store,
+        config: Live,
+        clock: Clock,
+        bell: Sender<()>,
+        workers: usize,
+    ) -> Shared {
+        let workers = workers.max(1);
+        // Each transaction in the channel holds one of the slots, so it is never full.
+        let (out, untaken) = crossbeam_channel::bounded(workers);
+        let schedule = Schedule::new(workers, config.get());
+        Shared {
+            store,
+            config,
+            clock,
+            bell,
+            state: Mutex::new(State {
+                schedule,
+                out: Some(out),
+                asleep: None,
+                stopping: false,
+            }),
+            untaken,
+        }
+    }
+
+    /// The state; a panic under the lock leaves counters that are still whole (PRC-3: a poisoned lock does not stick).
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn wake(&self, wake: &Wake) {
+        let now = self.clock.now();
+        let mut state = self.lock();
+        match wake {
+            Wake::Due(key, at) => state.schedule.due(key, *at, now),
+            Wake::Everything => state.schedule.reload(),
+        }
+        self.ring(&mut state);
+    }
+
+    pub(super) fn reserve(self: &Arc<Self>, destination: &DestinationKey) -> Option<Permit> {
+        let now = self.clock.now();
+        let mut state = self.lock();
+        let reserved = !state.stopping && state.schedule.reserve(destination, now);
+        drop(state);
+        reserved.then(|| Permit::new(self, destination))
+    }
+
+    pub(super) fn release(&self, destination: &DestinationKey, feedback: Option<Feedback>) {
+        let mut state = self.lock();
+        state.schedule.release(destination, feedback);
+        self.ring(&mut state);
+    }
+
+    /// Sends transactions to the workers; what cannot be sent comes back.
+    pub(super) fn send(
+        &self,
+        state: &mut State,
+        transactions: impl IntoIterator<Item = Transaction>,
+    ) -> Vec<Transaction> {
+        let mut refused = Vec::new();
+        for transaction in transactions {
+            match &state.out {
+                None => refused.push(transaction),
+                Some(out) => match out.try_send(transaction) {
+                    Ok(()) => {}
+                    Err(TrySendError::Full(back) | TrySendError::Disconnected(back)) => {
+                        refused.push(back);
+                    }
+                },
+            }
+        }
+        refused
+    }
+
+    /// Gives the claims of transactions back that no worker will see: no attempt was made (RT-7).
+    pub(super) fn unclaim(&self, transactions: Vec<Transaction>) {
+        for transaction in transactions {
+            let numbers: Vec<u32> = transaction.recipients.iter().map(|r| r.id.number).collect();
+            // All recipients of a transaction were due at the same time (SC-10).
+            let Some(due) = transaction.recipients.first().map(|r| r.next_attempt) else {
+                continue;
+            };
+            let id = transaction.head.id;
+            if let Err(error) = self.store.unclaim(id, &numbers, due) {
+                // Still claimed: in doubt at the next start, and tried again then.
+                log::error!("dispatch qid={id} result=not-unclaimed text={error:?}");
+            }
+        }
+    }
+
+    /// Tells the thread to end, and the workers that nothing more comes.
+    pub(super) fn stop(&self) {
+        let mut state = self.lock();
+        state.stopping = true;
+        state.out = None;
+        state.asleep = None;
+        let _ = self.bell.try_send(()); // full: it rings already
+    }
+
+    /// Before sleeping; `false` if something happened since the schedule was asked.
+    pub(super) fn fall_asleep(state: &mut State, until: Option<Timestamp>) -> bool {
+        let sleeps = !state.stopping && !state.schedule.has_reason_to_wake(until);
+        state.asleep = sleeps.then_some(until);
+        sleeps
+    }
+
+    /// After sleeping.
+    pub(super) fn awake(&self) {
+        self.lock().asleep = None;
+    }
+
+    pub(super) fn snapshot(&self) -> Snapshot {
+        let state = self.lock();
+        let (in_flight, workers) = state.schedule.load();
+        let mut destinations: Vec<DestinationSnapshot> = state
+            .schedule
+            .active()
+            .map(|active| DestinationSnapshot {
+                key: active.key.clone(),
+                in_flight: active.in_flight,
+                waits: active.waits,
+                push_back: active.push_back.map(str::to_owned),
+            })
+            .collect();
+        let blocks = std::sync::Arc::clone(state.schedule.blocks());
+        drop(state);
+        destinations.sort_by(|a, b| a.key.cmp(&b.key));
+        Snapshot {
+            workers,
+            in_flight,
+            destinations,
+            pauses: blocks.pauses().to_vec(),
+        }
+    }
+
+    fn ring(&self, state: &mut State) {
+        if let Some(until) = state.asleep
+            && state.schedule.has_reason_to_wake(until)
+        {
+            state.asleep = None;
+            let _ = self.bell.try_send(()); // full: it rings already
+        }
+    }
+}

@@ -1,0 +1,476 @@
+//! Who is active, and whose turn it is (SC-1 to SC-3). Pure.
+//!
+//! Holds one entry per destination that has transactions in flight or is known to have due mail, and nothing per
+//! message. Destinations that wait for a slot stand in one line; each is served at its head and, if more of its mail
+//! is due, goes to its end (SC-2). Those at their own limit stand aside until one of their slots comes back, so they
+//! hide nobody. The line is bounded: what does not fit is found again in the store.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::permit::Feedback;
+use crate::policy::limit::{Standing, half, room};
+use crate::store::DestinationKey;
+
+/// Most destinations remembered at once, apart from those in flight.
+pub const MOST_WAITING: usize = 4096;
+
+/// A destination whose turn it is, and the slots set aside for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pick {
+    /// The destination.
+    pub key: DestinationKey,
+    /// How many transactions it may have; they already count as in flight.
+    pub slots: usize,
+}
+
+/// What was found at a destination that was served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// More of its mail is due.
+    More,
+    /// Nothing more is due now.
+    Nothing,
+}
+
+/// An active destination.
+#[derive(Clone, Copy, Debug)]
+pub struct Active<'a> {
+    /// Its key.
+    pub key: &'a DestinationKey,
+    /// Its transactions in flight.
+    pub in_flight: usize,
+    /// Whether it has due mail that waits.
+    pub waits: bool,
+    /// What it last said to be given fewer connections.
+    pub push_back: Option<&'a str>,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    in_flight: usize,
+    place: Place,
+    push_back: Option<String>,
+    /// Mail came due while it was being served.
+    dirty: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Place {
+    /// Nothing due is known.
+    #[default]
+    Idle,
+    /// In the line, at this ticket, with no transaction in flight.
+    Fresh(u64),
+    /// In the line, at this ticket, with transactions in flight.
+    Busy(u64),
+    /// Due mail, but at its own limit.
+    Aside,
+    /// Handed out by [`Turns::serve`], not yet answered by [`Turns::served`].
+    Serving,
+}
+
+/// The line and the counters.
+#[derive(Debug)]
+pub struct Turns {
+    workers: usize,
+    window: usize,
+    in_flight: usize,
+    /// Destinations handed out by [`Turns::serve`] and not yet answered for.
+    serving: usize,
+    entries: HashMap<DestinationKey, Entry>,
+    /// Two parts of one line, because the last workers are only for destinations that have none (`policy::limit`).
+    fresh: BTreeMap<u64, DestinationKey>,
+    busy: BTreeMap<u64, DestinationKey>,
+    ticket: u64,
+}
+
+impl Turns {
+    /// Nobody is active.
+    pub fn new(workers: usize, window: usize) -> Turns {
+        Turns {
+            workers: workers.max(1),
+            window: window.max(1),
+            in_flight: 0,
+            serving: 0,
+            entries: HashMap::new(),
+            fresh: BTreeMap::new(),
+            busy: BTreeMap::new(),
+            ticket: 0,
+        }
+    }
+
+    /// Changes the window of all destinations.
+    pub fn set_window(&mut self, window: usize) {
+        self.window = window.max(1);
+        let aside: Vec<DestinationKey> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.place == Place::Aside)
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in aside {
+            self.join(&key);
+        }
+    }
+
+    /// Transactions in flight.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// Most transactions at once.
+    pub fn workers(&self) -> usize {
+        self.workers
+    }
+
+    /// Destinations in the line.
+    pub fn waiting(&self) -> usize {
+        self.fresh.len() + self.busy.len()
+    }
+
+    /// Destinations that are being served.
+    pub fn serving(&self) -> usize {
+        self.serving
+    }
+
+    /// Whether the line has no room for destinations that are not yet known.
+    pub fn is_full(&self) -> bool {
+        self.waiting() >= MOST_WAITING
+    }
+
+    /// The active destinations, in no order.
+    pub fn active(&self) -> impl Iterator<Item = Active<'_>> {
+        self.entries.iter().map(|(key, entry)| Active {
+            key,
+            in_flight: entry.in_flight,
+            waits: entry.place != Place::Idle,
+            push_back: entry.push_back.as_deref(),
+        })
+    }
+
+    /// Mail of `key` is due. `false`: the line is full, and the caller must find this destination again later.
+    pub fn offer(&mut self, key: &DestinationKey) -> bool {
+        let full = self.is_full();
+        match self.entries.get_mut(key) {
+            Some(entry) if entry.place == Place::Serving => entry.dirty = true,
+            Some(entry) if entry.place != Place::Idle => {}
+            _ if full => return false,
+            _ => self.join(key),
+        }
+        true
+    }
+
+    /// A slot for mail that is just being accepted: only if nothing older of its destination waits, and each
+    /// destination in the line could still have a worker.
+    pub fn reserve(&mut self, key: &DestinationKey) -> bool {
+        let (in_flight, idle) = match self.entries.get(key) {
+            Some(entry) => (entry.in_flight, entry.place == Place::Idle),
+            None => (0, true),
+        };
+        let free = self.workers.saturating_sub(self.in_flight);
+        if !idle || free <= self.waiting() || self.room(in_flight) == 0 {
+            return false;
+        }
+        self.entries.entry(key.clone()).or_default().in_flight += 1;
+        self.in_flight += 1;
+        true
+    }
+
+    /// Gives a slot back.
+    pub fn release(&mut self, key: &DestinationKey, feedback: Option<Feedback>) {
+        if let Some(push_back) = feedback.and_then(|feedback| feedback.push_back)
+            && let Some(entry) = self.entries.get_mut(key)
+        {
+            entry.push_back = Some(push_back);
+        }
+        self.give_back(key, 1);
+        self.settle_place(key);
+    }
+
+    /// Whether [`Turns::serve`] would hand out anything.
+    pub fn can_serve(&self) -> bool {
+        self.head().is_some()
+    }
+
+    /// The destination whose turn it is, if there is a worker for it. It is out of the line until it is answered for
+    /// by [`Turns::served`].
+    pub fn serve(&mut self) -> Option<Pick> {
+        let (ticket, fresh) = self.head()?;
+        // Several slots at once save round trips to the store, as long as each of the others could have as many.
+        let free = self.workers.saturating_sub(self.in_flight);
+        let share = (free / self.waiting().max(1)).max(1);
+        let line = if fresh {
+            &mut self.fresh
+        } else {
+            &mut self.busy
+        };
+        let key = line.remove(&ticket)?;
+        let in_flight = self.entries.get(&key).map_or(0, |entry| entry.in_flight);
+        let slots = self.room(in_flight).min(share);
+        let entry = self.entries.entry(key.clone()).or_default();
+        entry.place = Place::Serving;
+        entry.dirty = false;
+        entry.in_flight += slots;
+        self.in_flight += slots;
+        self.serving += 1;
+        Some(Pick { key, slots })
+    }
+
+    /// Answers for a [`Pick`]: so many of its slots were not needed, and this is left. With `make_room` it goes out of
+    /// the line even if it has more. `false`: it has more but is not in the line, and the caller must find it again.
+    pub fn served(
+        &mut self,
+        key: &DestinationKey,
+        unused: usize,
+        left: Left,
+        make_room: bool,
+    ) -> bool {
+        self.give_back(key, unused);
+        let Some(entry) = self.entries.get_mut(key) else {
+            return true;
+        };
+        if entry.place == Place::Serving {
+            self.serving -= 1;
+        }
+        let more = left == Left::More || entry.dirty;
+        entry.place = Place::Idle;
+        entry.dirty = false;
+        if more && !make_room {
+            self.join(key);
+        } else {
+            self.settle_place(key);
+        }
+        !more || !make_room
+    }
+
+    /// Forgets what is due of this destination; its slots stay counted. For destinations that are blocked.
+    pub fn forget(&mut self, key: &DestinationKey) {
+        self.leave(key);
+        if let Some(entry) = self.entries.get_mut(key)
+            && entry.place != Place::Serving
+        {
+            entry.place = Place::Idle;
+        }
+        self.settle_place(key);
+    }
+
+    /// Destinations for which [`Turns::forget`] could do something.
+    pub fn line(&self) -> Vec<DestinationKey> {
+        let waits = |entry: &Entry| !matches!(entry.place, Place::Idle | Place::Serving);
+        let mut line: Vec<DestinationKey> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| waits(entry))
+            .map(|(key, _)| key.clone())
+            .collect();
+        line.sort_unstable(); // the map's order is not ours to depend on
+        line
+    }
+
+    fn room(&self, in_flight: usize) -> usize {
+        room(&Standing {
+            workers: self.workers,
+            busy: self.in_flight,
+            in_flight,
+            window: self.window,
+        })
+    }
+
+    /// The ticket at the head of what can be served now, and whether it stands in the fresh part.
+    fn head(&self) -> Option<(u64, bool)> {
+        let fresh = self.fresh.first_key_value().map(|(&ticket, _)| ticket);
+        let busy = self.busy.first_key_value().map(|(&ticket, _)| ticket);
+        let for_fresh = self.room(0) > 0;
+        // The limits of its own are not the reason why a destination stands in the line; one slot of another's kind
+        // tells whether workers are left for those that already have some.
+        let for_busy = self.room_for_busy();
+        match (fresh.filter(|_| for_fresh), busy.filter(|_| for_busy)) {
+            (Some(f), Some(b)) if b < f => Some((b, false)),
+            (Some(f), _) => Some((f, true)),
+            (None, Some(b)) => Some((b, false)),
+            (None, None) => None,
+        }
+    }
+
+    /// Whether workers are left for destinations that already have some.
+    fn room_for_busy(&self) -> bool {
+        room(&Standing {
+            workers: self.workers,
+            busy: self.in_flight,
+            in_flight: 1,
+            window: usize::MAX,
+        }) > 0
+    }
+
+    /// Whether `in_flight` is all that a destination may have, however many workers are free.
+    fn at_limit(&self, in_flight: usize) -> bool {
+        in_flight >= self.window.min(half(self.workers))
+    }
+
+    /// To the end of the line, or aside. The destination must not be in the line.
+    fn join(&mut self, key: &DestinationKey) {
+        let in_flight = self.entries.get(key).map_or(0, |entry| entry.in_flight);
+        let ticket = self.ticket;
+        let place = if self.at_limit(in_flight) {
+            Place::Aside
+        } else if in_flight == 0 {
+            self.fresh.insert(ticket, key.clone());
+            Place::Fresh(ticket)
+        } else {
+            self.busy.insert(ticket, key.clone());
+            Place::Busy(ticket)
+        };
+        self.ticket += 1;
+        self.entries.entry(key.clone()).or_default().place = place;
+    }
+
+    fn leave(&mut self, key: &DestinationKey) {
+        match self.entries.get(key).map(|entry| entry.place) {
+            Some(Place::Fresh(ticket)) => {
+                self.fresh.remove(&ticket);
+            }
+            Some(Place::Busy(ticket)) => {
+                self.busy.remove(&ticket);
+            }
+            _ => {}
+        }
+    }
+
+    fn give_back(&mut self, key: &DestinationKey, slots: usize) {
+        if let Some(entry) = self.entries.get_mut(key) {
+            let slots = slots.min(entry.in_flight);
+            entry.in_flight -= slots;
+            self.in_flight -= slots;
+        }
+    }
+
+    /// After slots came back: whoever stood aside joins the line, whoever has none left changes its part of the line
+    /// without losing its place, and who has nothing at all is forgotten.
+    fn settle_place(&mut self, key: &DestinationKey) {
+        let Some(entry) = self.entries.get_mut(key) else {
+            return;
+        };
+        let (in_flight, place) = (entry.in_flight, entry.place);
+        match place {
+            Place::Idle if in_flight == 0 => {
+                self.entries.remove(key);
+            }
+            Place::Busy(ticket) if in_flight == 0 => {
+                entry.place = Place::Fresh(ticket);
+                if let Some(key) = self.busy.remove(&ticket) {
+                    self.fresh.insert(ticket, key);
+                }
+            }
+            Place::Aside if !self.at_limit(in_flight) => self.join(key),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(n: usize) -> DestinationKey {
+        DestinationKey(format!("d{n}.example").into())
+    }
+
+    fn all_picks(turns: &mut Turns) -> Vec<(usize, usize)> {
+        let mut picks = Vec::new();
+        while let Some(pick) = turns.serve() {
+            let n = pick.key.0[1..].split('.').next().unwrap().parse().unwrap();
+            picks.push((n, pick.slots));
+            turns.served(&pick.key, 0, Left::More, false);
+        }
+        picks
+    }
+
+    // SC-2
+    #[test]
+    fn destinations_are_served_in_turn() {
+        let mut turns = Turns::new(8, 1);
+        for n in 0..4 {
+            assert!(turns.offer(&key(n)));
+        }
+        assert_eq!(all_picks(&mut turns), [(0, 1), (1, 1), (2, 1), (3, 1)]);
+        turns.release(&key(2), None);
+        turns.release(&key(0), None);
+        assert_eq!(all_picks(&mut turns), [(2, 1), (0, 1)]);
+    }
+
+    // SC-3
+    #[test]
+    fn a_destination_at_its_limit_stands_aside_and_hides_nobody() {
+        let mut turns = Turns::new(4, 20);
+        turns.offer(&key(0));
+        assert_eq!(all_picks(&mut turns), [(0, 2)]);
+        assert!(!turns.can_serve());
+        turns.offer(&key(1));
+        assert_eq!(all_picks(&mut turns), [(1, 1)]);
+        turns.release(&key(0), None);
+        assert_eq!(all_picks(&mut turns), [(1, 1)], "the other came first");
+        turns.release(&key(0), None);
+        assert_eq!(all_picks(&mut turns), [(0, 1)]);
+    }
+
+    // SC-1
+    #[test]
+    fn the_last_workers_are_for_destinations_without_one() {
+        let mut turns = Turns::new(8, 20);
+        for n in 0..3 {
+            turns.offer(&key(n));
+        }
+        while turns.can_serve() {
+            all_picks(&mut turns);
+        }
+        assert_eq!(turns.in_flight(), 6);
+        for n in 3..9 {
+            turns.offer(&key(n));
+        }
+        assert_eq!(all_picks(&mut turns), [(3, 1), (4, 1)]);
+        assert_eq!(turns.in_flight(), 8);
+    }
+
+    // SC-11
+    #[test]
+    fn nothing_is_remembered_of_a_destination_that_has_nothing() {
+        let mut turns = Turns::new(4, 2);
+        assert!(turns.reserve(&key(1)));
+        turns.offer(&key(2));
+        let pick = turns.serve().unwrap();
+        turns.served(&pick.key, pick.slots, Left::Nothing, false);
+        turns.release(&key(1), None);
+        assert_eq!((turns.in_flight(), turns.active().count()), (0, 0));
+        turns.release(&key(1), None);
+        assert_eq!(turns.in_flight(), 0, "a slot is given back once");
+    }
+
+    #[test]
+    fn mail_that_comes_due_while_its_destination_is_served_is_not_forgotten() {
+        let mut turns = Turns::new(4, 2);
+        turns.offer(&key(1));
+        let pick = turns.serve().unwrap();
+        turns.offer(&key(1));
+        turns.served(&pick.key, pick.slots, Left::Nothing, false);
+        assert_eq!(turns.serve().map(|p| p.key), Some(key(1)));
+    }
+
+    #[test]
+    fn new_mail_takes_no_slot_before_older_mail_that_waits() {
+        let mut turns = Turns::new(4, 2);
+        turns.offer(&key(1));
+        assert!(!turns.reserve(&key(1)), "older mail of its own");
+        assert!(turns.reserve(&key(2)));
+        turns.offer(&key(3));
+        turns.offer(&key(4));
+        assert!(!turns.reserve(&key(5)), "three wait for three workers");
+    }
+
+    #[test]
+    fn the_line_is_bounded() {
+        let mut turns = Turns::new(4, 2);
+        assert!((0..MOST_WAITING).all(|n| turns.offer(&key(n))));
+        assert!(!turns.offer(&key(MOST_WAITING)));
+        assert!(turns.offer(&key(7)), "it is there already");
+    }
+}
