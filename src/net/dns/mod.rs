@@ -1,13 +1,34 @@
 //! A small blocking resolver: questions to the servers of `[dns]` or resolv.conf, answers as facts, a bounded cache.
+//!
+//! Answers are facts with a definite meaning; everything else is a [`DnsError`], which is always temporary (DNS-3). What
+//! the facts mean for mail is decided in `policy::hosts`.
+
+mod cache;
+mod exchange;
+mod message;
+mod servers;
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use hickory_proto::rr::{Name, RecordType};
 
 use super::deadline::Deadline;
 use crate::clock::Clock;
-use crate::config::Live;
+use crate::config::{Dns, Live};
 use crate::policy::hosts::{Found, MxRecord};
 use crate::smtp::address::Domain;
+use cache::{Cache, Cached, Flights, Key, Kind, Outcome, Part};
+use exchange::{Trouble, exchange};
+use message::{Chain, Data, Question, Reply};
+use servers::ResolvConf;
+
+/// How often a server that does not answer is asked in one lookup, if time permits.
+const ROUNDS: usize = 3;
 
 /// Address families to ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -25,6 +46,8 @@ pub struct Answer<T> {
     pub expanded: String,
     /// The records, or which of the two ways in which there are none.
     pub found: Found<T>,
+    /// How many CNAMEs led there.
+    pub cnames: usize,
     /// Validated by a server whose word is trusted (DNS-8), the whole chain of CNAMEs included.
     pub authentic: bool,
 }
@@ -34,9 +57,26 @@ pub struct Answer<T> {
 pub struct DnsError {
     text: String,
     local: bool,
+    cut_short: bool,
 }
 
 impl DnsError {
+    fn new(text: String) -> DnsError {
+        DnsError {
+            text,
+            local: false,
+            cut_short: false,
+        }
+    }
+
+    /// Of a lookup that ended before its own time; another may try again.
+    fn cut_short(text: &str) -> DnsError {
+        DnsError {
+            cut_short: true,
+            ..DnsError::new(text.to_string())
+        }
+    }
+
     /// Whether no server could be asked at all, which says nothing about the name (DV-19).
     pub fn is_local(&self) -> bool {
         self.local
@@ -53,22 +93,47 @@ impl std::error::Error for DnsError {}
 
 /// The resolver. Cheap to clone; all clones share one cache.
 #[derive(Clone, Debug)]
-pub struct Resolver {
-    _live: Live,
+pub struct Resolver(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    live: Live,
+    clock: Clock,
+    resolv_conf: ResolvConf,
+    cache: Cache,
+    flights: Flights,
+    /// The server that answered last; the next lookup begins with it, so that a dead one is not waited for each time.
+    favourite: AtomicUsize,
 }
 
 impl Resolver {
     /// A resolver for the servers of the configuration in force, read anew for each lookup. `clock` ages the cache.
-    pub fn new(live: Live, _clock: Clock) -> Resolver {
-        Resolver { _live: live }
+    pub fn new(live: Live, clock: Clock) -> Resolver {
+        Resolver::with_resolv_conf(live, clock, Path::new("/etc/resolv.conf"))
+    }
+
+    /// As [`Resolver::new`], with another file in the place of `/etc/resolv.conf`.
+    pub fn with_resolv_conf(live: Live, clock: Clock, path: &Path) -> Resolver {
+        Resolver(Arc::new(Inner {
+            live,
+            clock,
+            resolv_conf: ResolvConf::new(path),
+            cache: Cache::default(),
+            flights: Flights::default(),
+            favourite: AtomicUsize::new(0),
+        }))
     }
 
     /// The MX records of `domain`, its CNAMEs followed (DV-1). Blocks until `deadline` or `dns.total_timeout`.
     ///
     /// # Errors
     /// [`DnsError`]: nothing definite is known.
-    pub fn mx(&self, _domain: &Domain, _deadline: Deadline) -> Result<Answer<MxRecord>, DnsError> {
-        unimplemented!("net")
+    pub fn mx(&self, domain: &Domain, deadline: Deadline) -> Result<Answer<MxRecord>, DnsError> {
+        let cached = self.0.look_up(domain, Kind::Mx, deadline)?;
+        match &cached.data {
+            Data::Mx(found) => Ok(answer(&cached, found.clone())),
+            Data::Addresses(_) => Err(DnsError::new("addresses for an MX question".to_string())),
+        }
     }
 
     /// The addresses of one family of `host`, its CNAMEs followed. Blocks as [`Resolver::mx`].
@@ -77,10 +142,174 @@ impl Resolver {
     /// [`DnsError`]: nothing definite is known.
     pub fn addresses(
         &self,
-        _host: &Domain,
-        _family: IpFamily,
-        _deadline: Deadline,
+        host: &Domain,
+        family: IpFamily,
+        deadline: Deadline,
     ) -> Result<Answer<IpAddr>, DnsError> {
-        unimplemented!("net")
+        let cached = self.0.look_up(host, Kind::Addresses(family), deadline)?;
+        match &cached.data {
+            Data::Addresses(found) => Ok(answer(&cached, found.clone())),
+            Data::Mx(_) => Err(DnsError::new(
+                "MX records for an address question".to_string(),
+            )),
+        }
+    }
+}
+
+fn answer<T>(cached: &Cached, found: Found<T>) -> Answer<T> {
+    Answer {
+        expanded: cached.expanded.clone(),
+        cnames: cached.cnames,
+        found,
+        authentic: cached.authentic,
+    }
+}
+
+impl Inner {
+    /// From the cache, from a lookup that is under way, or from the servers.
+    fn look_up(&self, name: &Domain, kind: Kind, deadline: Deadline) -> Outcome {
+        let key = Key {
+            name: name.as_str().into(),
+            kind,
+        };
+        loop {
+            if let Some(cached) = self.cache.get(&key, self.clock.now()) {
+                return Ok(cached);
+            }
+            match self.flights.join(&key, deadline) {
+                Part::Leader(leader) => {
+                    let outcome = self.ask(&key, deadline);
+                    leader.finish(&outcome);
+                    return outcome;
+                }
+                // The leader's caller had less time than we have.
+                Part::Follower(Err(e)) if e.cut_short && !deadline.is_over() => {}
+                Part::Follower(outcome) => return outcome,
+                Part::OutOfTime => {
+                    return Err(DnsError::cut_short("no time was left for the lookup"));
+                }
+            }
+        }
+    }
+
+    /// Asks the servers, following CNAMEs across answers, and keeps what is found.
+    fn ask(&self, key: &Key, deadline: Deadline) -> Outcome {
+        let config = self.live.get();
+        let dns = &config.dns;
+        let servers: Arc<[SocketAddr]> = if dns.servers.is_empty() {
+            self.resolv_conf.servers()
+        } else {
+            dns.servers.as_slice().into()
+        };
+        let own = Deadline::after(dns.total_timeout.get());
+        let until = own.min(deadline);
+        let kind = match key.kind {
+            Kind::Mx => RecordType::MX,
+            Kind::Addresses(IpFamily::V4) => RecordType::A,
+            Kind::Addresses(IpFamily::V6) => RecordType::AAAA,
+        };
+        let name = Name::from_labels(key.name.split('.').map(str::as_bytes))
+            .map_err(|_| DnsError::new(format!("{} cannot be asked for", key.name)))?;
+        let mut chain = Chain::new(name);
+        let mut ttl = u32::MAX;
+        let mut authentic = true;
+        loop {
+            let (reply, server) = self
+                .ask_in_turn(&servers, kind, &mut chain, dns, until)
+                .map_err(|mut e| {
+                    e.cut_short = deadline < own && deadline.is_over();
+                    e
+                })?;
+            let (data, facts) = match reply {
+                Reply::Definite { data, facts } => (Some(data), facts),
+                Reply::GoOn { facts, .. } => (None, facts),
+                _ => return Err(DnsError::new(format!("no answer for {}", key.name))),
+            };
+            ttl = ttl.min(facts.ttl);
+            // DNS-8: the bit is the word of the server, and of the path to it.
+            authentic &= facts.authentic
+                && dns
+                    .trusted
+                    .iter()
+                    .any(|pattern| pattern.matches(Some(server.ip())));
+            let Some(data) = data else {
+                continue;
+            };
+            let negative = matches!(
+                data,
+                Data::Mx(Found::Missing(_)) | Data::Addresses(Found::Missing(_))
+            );
+            let longest = if negative {
+                dns.negative_ttl.min(dns.cache_ttl)
+            } else {
+                dns.cache_ttl
+            };
+            let cached = Arc::new(Cached {
+                expanded: message::text(chain.end()),
+                cnames: chain.steps(),
+                authentic,
+                data,
+            });
+            let life = Duration::from_secs(ttl.into()).min(longest.get());
+            self.cache
+                .put(key, &cached, self.clock.now(), life, dns.cache_entries);
+            return Ok(cached);
+        }
+    }
+
+    /// Asks for the end of the chain, one server after the other; who stays silent is asked again, who refuses is not.
+    fn ask_in_turn(
+        &self,
+        servers: &[SocketAddr],
+        kind: RecordType,
+        chain: &mut Chain,
+        dns: &Dns,
+        until: Deadline,
+    ) -> Result<(Reply, SocketAddr), DnsError> {
+        let first = self.favourite.load(Ordering::Relaxed);
+        let mut order: Vec<usize> = (0..servers.len())
+            .map(|n| (n + first) % servers.len())
+            .collect();
+        let mut last: Option<(SocketAddr, Trouble)> = None;
+        let mut local = true;
+        for _ in 0..ROUNDS {
+            let mut silent = Vec::new();
+            for n in order {
+                if until.is_over() {
+                    break;
+                }
+                let question = Question {
+                    id: rand::random(),
+                    name: chain.end().clone(),
+                    kind,
+                };
+                let deadline = Deadline::after(dns.query_timeout.get()).min(until);
+                // Only an answer that counts makes the chain longer.
+                let mut tried = chain.clone();
+                match exchange(servers[n], &question, &mut tried, deadline) {
+                    Ok(reply) => {
+                        self.favourite.store(n, Ordering::Relaxed);
+                        *chain = tried;
+                        return Ok((reply, servers[n]));
+                    }
+                    Err(trouble) => {
+                        local &= matches!(trouble, Trouble::Unreachable(_));
+                        if matches!(trouble, Trouble::Timeout) {
+                            silent.push(n);
+                        }
+                        last = Some((servers[n], trouble));
+                    }
+                }
+            }
+            order = silent;
+        }
+        let name = message::text(chain.end());
+        Err(match last {
+            Some((server, trouble)) => DnsError {
+                local,
+                ..DnsError::new(format!("{kind} of {name}: {trouble} (server {server})"))
+            },
+            None => DnsError::new(format!("{kind} of {name}: no time was left for the lookup")),
+        })
     }
 }
