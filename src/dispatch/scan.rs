@@ -144,3 +144,104 @@ impl Scan {
         self.state = State::Sweeping { at, to: now };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::DestinationKey;
+
+    fn at(secs: i64) -> Timestamp {
+        Timestamp::from_secs(secs)
+    }
+
+    fn page(from: usize, to: usize) -> Vec<DueDestination> {
+        let row = |n: usize| DueDestination {
+            key: DestinationKey(format!("d{n}").into()),
+            next_due: at(1),
+            row: n as i64,
+        };
+        (from..to).map(row).collect()
+    }
+
+    /// A scan that has seen everything at `now`, with something ahead at `next`.
+    fn rested(now: Timestamp, next: Option<Timestamp>) -> Scan {
+        let mut scan = Scan::default();
+        assert_eq!(
+            scan.read(now),
+            Read::Page {
+                to: now,
+                after: None
+            }
+        );
+        scan.page(&[]);
+        assert_eq!(scan.read(now), Read::Ahead((now, i64::MAX)));
+        scan.seen_ahead(next);
+        scan
+    }
+
+    // SC-1
+    #[test]
+    fn between_due_times_nothing_is_read() {
+        let mut scan = rested(at(10), Some(at(20)));
+        assert_eq!(scan.wake(), Some(at(20)));
+        assert_eq!(scan.read(at(19)), Read::Nothing);
+        scan.ahead(at(15));
+        assert_eq!(scan.wake(), Some(at(15)));
+        let mut idle = rested(at(10), None);
+        assert_eq!(
+            (idle.read(at(1_000_000)), idle.wake()),
+            (Read::Nothing, None)
+        );
+    }
+
+    // SC-1
+    #[test]
+    fn a_sweep_goes_on_where_the_last_one_ended() {
+        let mut scan = rested(at(10), Some(at(20)));
+        let first = Read::Page {
+            to: at(25),
+            after: Some((at(10), i64::MAX)),
+        };
+        assert_eq!(scan.read(at(25)), first);
+        scan.page(&page(0, PAGE));
+        assert!(scan.is_behind(at(25)));
+        scan.again(at(25));
+        let second = Read::Page {
+            to: at(25),
+            after: Some((at(1), PAGE as i64 - 1)),
+        };
+        assert_eq!(scan.read(at(26)), second, "it is not cut off");
+        scan.page(&page(PAGE, PAGE + 3));
+        let anew = Read::Page {
+            to: at(27),
+            after: None,
+        };
+        assert_eq!(
+            scan.read(at(27)),
+            anew,
+            "but followed by one from the start"
+        );
+    }
+
+    // RT-9
+    #[test]
+    fn after_a_step_back_a_sweep_begins_at_the_start() {
+        let mut scan = rested(at(100), None);
+        scan.ahead(at(50));
+        let expected = Read::Page {
+            to: at(60),
+            after: None,
+        };
+        assert_eq!(scan.read(at(60)), expected);
+    }
+
+    #[test]
+    fn what_lies_ahead_is_read_again_after_a_destination_was_emptied() {
+        let mut scan = rested(at(10), None);
+        scan.moved();
+        assert!(scan.is_current(at(11)));
+        assert_eq!(scan.read(at(11)), Read::Ahead((at(10), i64::MAX)));
+        scan.seen_ahead(Some(at(12)));
+        assert!(scan.is_behind(at(12)));
+    }
+}

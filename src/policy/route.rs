@@ -177,3 +177,186 @@ fn from_matches(patterns: &[DomainPattern], from: &ReversePath) -> bool {
         None => patterns.contains(&DomainPattern::All),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use super::*;
+    use crate::config::RelayHost;
+    use crate::smtp::address::{Domain, Mailbox};
+
+    fn relay(name: &str) -> Transport {
+        Transport {
+            name: name.to_owned(),
+            kind: TransportKind::Relay {
+                hosts: vec![(RelayHost::Ip(IpAddr::V4(Ipv4Addr::LOCALHOST)), 25)],
+            },
+        }
+    }
+
+    fn exactly(domain: &str) -> Vec<DomainPattern> {
+        vec![DomainPattern::Exact(Domain::parse(domain).unwrap())]
+    }
+
+    fn to(transport: &str) -> Route {
+        Route {
+            caller: Vec::new(),
+            from: Vec::new(),
+            to: Vec::new(),
+            min_attempts: 0,
+            transport: transport.to_owned(),
+        }
+    }
+
+    fn config(routes: Vec<Route>) -> Config {
+        let mut config = Config::default_for(Domain::parse("here.example").unwrap());
+        config.transport = ["a", "b", "c"].map(relay).to_vec();
+        config.route = routes;
+        config
+    }
+
+    struct Mail<'a> {
+        caller: &'a str,
+        from: ReversePath,
+        to: Mailbox,
+        attempts: u32,
+        operator: Option<&'a str>,
+    }
+
+    fn mail(from: &str, to: &str) -> Mail<'static> {
+        Mail {
+            caller: "relay",
+            from: ReversePath::parse(from, false).unwrap(),
+            to: Mailbox::parse(to, false).unwrap(),
+            attempts: 0,
+            operator: None,
+        }
+    }
+
+    /// Transport and destination.
+    fn routed(config: &Config, mail: &Mail<'_>) -> (String, String) {
+        let facts = RouteFacts {
+            caller: mail.caller,
+            from: &mail.from,
+            to: &mail.to,
+            attempts: mail.attempts,
+            operator: mail.operator,
+        };
+        let routed = route(config, &facts);
+        (routed.name.to_owned(), routed.destination.to_string())
+    }
+
+    fn transport(config: &Config, mail: &Mail<'_>) -> String {
+        routed(config, mail).0
+    }
+
+    // RO-1
+    #[test]
+    fn without_a_route_mail_goes_straight_to_its_domain() {
+        let config = config(vec![]);
+        let direct = |domain: &str| ("direct".to_owned(), domain.to_owned());
+        let bob = mail("a@x.example", "bob@Dest.Example");
+        assert_eq!(routed(&config, &bob), direct("dest.example"));
+        let literal = mail("a@x.example", "bob@[192.0.2.1]");
+        assert_eq!(routed(&config, &literal), direct("[192.0.2.1]"));
+        let v6 = mail("a@x.example", "bob@[IPv6:2001:db8::1]");
+        assert_eq!(routed(&config, &v6), direct("[2001:db8::1]"));
+    }
+
+    // RO-1
+    #[test]
+    fn routes_with_a_caller_go_first_then_those_with_a_sender_then_the_others_in_file_order() {
+        let by_caller = |name: &str, t: &str| Route {
+            caller: vec![name.to_owned()],
+            ..to(t)
+        };
+        let by_sender = |domain: &str, t: &str| Route {
+            from: exactly(domain),
+            ..to(t)
+        };
+        let config = config(vec![
+            to("c"),
+            to("a"),
+            by_sender("x.example", "b"),
+            by_sender("x.example", "c"),
+            by_caller("app", "a"),
+        ]);
+        let plain = mail("a@y.example", "bob@dest.example");
+        assert_eq!(routed(&config, &plain), ("c".into(), "relay:c".into()));
+        let sender = mail("a@x.example", "bob@dest.example");
+        assert_eq!(transport(&config, &sender), "b");
+        let caller = Mail {
+            caller: "app",
+            ..mail("a@x.example", "bob@dest.example")
+        };
+        assert_eq!(transport(&config, &caller), "a");
+        let operator = Mail {
+            operator: Some("b"),
+            ..caller
+        };
+        assert_eq!(transport(&config, &operator), "b");
+    }
+
+    // RO-2
+    #[test]
+    fn a_route_may_wait_for_a_first_failed_attempt() {
+        let config = config(vec![Route {
+            min_attempts: 1,
+            ..to("a")
+        }]);
+        let first = mail("a@x.example", "bob@dest.example");
+        assert_eq!(transport(&config, &first), "direct");
+        let second = Mail {
+            attempts: 1,
+            ..first
+        };
+        assert_eq!(transport(&config, &second), "a");
+    }
+
+    // RO-2
+    #[test]
+    fn each_given_list_must_match_and_only_the_star_matches_the_null_reverse_path() {
+        let both = Route {
+            from: exactly("x.example"),
+            to: exactly("dest.example"),
+            ..to("a")
+        };
+        let any = Route {
+            from: vec![DomainPattern::All],
+            to: exactly("dest.example"),
+            ..to("b")
+        };
+        let config = config(vec![both, any]);
+        for (from, rcpt, expected) in [
+            ("a@x.example", "bob@dest.example", "a"),
+            ("a@x.example", "bob@else.example", "direct"),
+            ("a@y.example", "bob@dest.example", "b"),
+            ("", "bob@dest.example", "b"),
+        ] {
+            assert_eq!(transport(&config, &mail(from, rcpt)), expected, "{from:?}");
+        }
+    }
+
+    // RO-3
+    #[test]
+    fn a_transport_that_is_gone_is_a_temporary_fault_of_ours() {
+        let config = config(vec![]);
+        let bob = Mail {
+            operator: Some("gone"),
+            ..mail("a@x.example", "bob@dest.example")
+        };
+        let facts = RouteFacts {
+            caller: bob.caller,
+            from: &bob.from,
+            to: &bob.to,
+            attempts: 3,
+            operator: bob.operator,
+        };
+        let routed = route(&config, &facts);
+        assert_eq!(&*routed.destination.0, "relay:gone");
+        let failure = Failure::from(routed.transport.unwrap_err());
+        assert_eq!(failure.status.to_string(), "4.3.5");
+        assert_eq!((failure.retry, failure.scope), (Retry::Later, Scope::Local));
+    }
+}
