@@ -148,3 +148,139 @@ impl Batch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::message::{NewRecipient, Notify, RecipientId, RequireTls};
+    use crate::smtp::address::{Domain, ForwardPath, ReversePath};
+    use crate::store::State;
+
+    fn key(text: &str) -> DestinationKey {
+        DestinationKey(text.into())
+    }
+
+    fn head(id: i64) -> Arc<Head> {
+        Arc::new(Head {
+            id: QueueId::new(id).unwrap(),
+            arrived: Timestamp::from_secs(5),
+            caller: "relay".to_owned(),
+            client: String::new(),
+            reverse_path: ReversePath::Null,
+            added_header: Vec::new(),
+            message_id: String::new(),
+            subject: String::new(),
+            size: 0,
+            eight_bit: false,
+            utf8_headers: false,
+            require_tls: RequireTls::Default,
+            envid: None,
+            ret: None,
+            priority: 0,
+            lifetime: None,
+            max_attempts: None,
+            extras: Vec::new(),
+        })
+    }
+
+    /// Recipients `1..=count` of a message at `domain`.
+    fn due(id: i64, count: u32, domain: &str, attempts: u32) -> Vec<DueRecipient> {
+        let head = head(id);
+        let row = |number: u32| RecipientRow {
+            id: RecipientId {
+                message: head.id,
+                number,
+            },
+            recipient: NewRecipient {
+                path: ForwardPath::parse(&format!("u{number}@{domain}"), false).unwrap(),
+                orcpt: None,
+                notify: Notify::default(),
+            },
+            state: State::Queued,
+            attempts,
+            last_attempt: None,
+            next_attempt: Timestamp::from_secs(5),
+            destination: key("d.example"),
+            transport: None,
+            dialled: Vec::new(),
+            blocker: String::new(),
+            doubt: None,
+        };
+        (1..=count)
+            .map(|number| DueRecipient {
+                head: Arc::clone(&head),
+                row: row(number),
+            })
+            .collect()
+    }
+
+    fn apply(slots: usize, rows: Vec<DueRecipient>, full: bool) -> Batch {
+        let config = Config::default_for(Domain::parse("here.example").unwrap());
+        let blocks = Blocks::new(Arc::new(config), Vec::new(), Timestamp::from_secs(9));
+        let grouping = Grouping {
+            blocks: &blocks,
+            destination: &key("d.example"),
+            slots,
+            recipients: 100,
+        };
+        grouping.apply(rows, full)
+    }
+
+    fn sizes(batch: &Batch) -> Vec<usize> {
+        batch.jobs.iter().map(|job| job.rows.len()).collect()
+    }
+
+    // SC-10
+    #[test]
+    fn recipients_of_one_message_travel_together_up_to_the_limit() {
+        let batch = apply(9, due(1, 230, "d.example", 0), false);
+        assert_eq!(sizes(&batch), [100, 100, 30]);
+        assert!(!batch.more && !batch.cut);
+    }
+
+    // SC-10
+    #[test]
+    fn recipients_with_other_attempts_or_another_due_time_travel_apart() {
+        let mut rows = due(1, 4, "d.example", 0);
+        rows[2].row.attempts = 1;
+        rows[3].row.next_attempt = Timestamp::from_secs(4);
+        rows.extend(due(2, 2, "d.example", 0));
+        assert_eq!(sizes(&apply(9, rows, false)), [2, 1, 1, 2]);
+    }
+
+    // SC-1
+    #[test]
+    fn no_more_transactions_than_slots() {
+        let mut rows = due(1, 1, "d.example", 0);
+        rows.extend(due(2, 1, "d.example", 0));
+        rows.extend(due(3, 1, "d.example", 0));
+        let batch = apply(2, rows, true);
+        assert_eq!(sizes(&batch), [1, 1]);
+        assert!(batch.more && !batch.cut, "the third is known to be another");
+    }
+
+    // SC-10
+    #[test]
+    fn a_message_that_may_go_on_behind_the_page_is_read_further() {
+        assert!(apply(2, due(1, 3, "d.example", 0), true).cut);
+        assert!(!apply(2, due(1, 3, "d.example", 0), false).cut);
+        assert!(
+            !apply(1, due(1, 100, "d.example", 0), true).cut,
+            "a full transaction"
+        );
+    }
+
+    // RO-2
+    #[test]
+    fn recipients_in_the_wrong_group_are_moved_and_take_no_slot() {
+        let mut rows = due(1, 3, "else.example", 2);
+        rows.extend(due(2, 1, "d.example", 0));
+        let batch = apply(1, rows, false);
+        assert_eq!(sizes(&batch), [1]);
+        assert_eq!(batch.strays.len(), 1);
+        let stray = &batch.strays[0];
+        assert_eq!((&stray.numbers[..], stray.attempts), (&[1, 2, 3][..], 2));
+        assert_eq!(stray.destination, key("else.example"));
+    }
+}

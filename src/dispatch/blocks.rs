@@ -98,7 +98,11 @@ impl Blocks {
         }
         let partial = |scope: &PauseScope| match scope {
             PauseScope::All => true,
-            PauseScope::Transport(name) => relay_of(key).is_none_or(|relay| relay == name),
+            PauseScope::Transport(name) => match relay_of(key) {
+                Some(relay) => relay == name,
+                None => find(&self.config, name)
+                    .is_ok_and(|way| matches!(way.kind(), TransportKind::Direct)),
+            },
             PauseScope::Domain(name) => relay_of(key).is_some() || same_domain(name, &key.0),
         };
         !self.pauses.iter().any(|(scope, _)| partial(scope)) && self.group(key).is_none()
@@ -196,4 +200,107 @@ fn bare(domain: &AddressDomain) -> String {
 
 fn same_domain(a: &str, b: &str) -> bool {
     a.eq_ignore_ascii_case(b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{RelayHost, Transport};
+    use crate::smtp::address::Domain;
+
+    fn key(text: &str) -> DestinationKey {
+        DestinationKey(text.into())
+    }
+
+    fn domain(text: &str) -> AddressDomain {
+        AddressDomain::Name(Domain::parse(text).unwrap())
+    }
+
+    fn blocks(pauses: &[PauseScope]) -> Blocks {
+        let mut config = Config::default_for(Domain::parse("here.example").unwrap());
+        let hosts = vec![(RelayHost::Name(Domain::parse("mx.example").unwrap()), 25)];
+        config.transport = vec![Transport {
+            name: "smart".to_owned(),
+            kind: TransportKind::Relay { hosts },
+        }];
+        let pause = |scope: &PauseScope| {
+            let pause = Pause {
+                since: Timestamp::from_secs(10),
+                until: Some(Timestamp::from_secs(20)),
+                reason: "works".to_owned(),
+            };
+            (scope.clone(), pause)
+        };
+        let pauses = pauses.iter().map(pause).collect();
+        Blocks::new(Arc::new(config), pauses, Timestamp::from_secs(15))
+    }
+
+    // SC-12
+    #[test]
+    fn a_pause_blocks_the_group_of_its_domain_or_relay_and_no_other() {
+        let domain = PauseScope::Domain("Dest.Example".to_owned());
+        let relay = PauseScope::Transport("smart".to_owned());
+        let paused = blocks(&[domain.clone(), relay.clone()]);
+        assert_eq!(
+            paused.group(&key("dest.example")),
+            Some(Block::Paused(PauseScope::Domain("dest.example".to_owned())))
+        );
+        assert_eq!(
+            paused.group(&key("relay:smart")),
+            Some(Block::Paused(relay.clone()))
+        );
+        assert_eq!(paused.group(&key("else.example")), None);
+        assert!(!paused.lets_through(&key("dest.example")));
+        assert!(paused.lets_through(&key("else.example")));
+        let direct = blocks(&[PauseScope::Transport("direct".to_owned())]);
+        assert!(direct.group(&key("dest.example")).is_some());
+        assert!(direct.group(&key("relay:smart")).is_none());
+        assert!(direct.lets_through(&key("relay:smart")));
+    }
+
+    // SC-12
+    #[test]
+    fn a_paused_domain_behind_a_relay_waits_in_a_group_of_its_own() {
+        let scope = PauseScope::Domain("dest.example".to_owned());
+        let mut paused = blocks(std::slice::from_ref(&scope));
+        assert_eq!(paused.group(&key("relay:smart")), None);
+        let block = paused.recipient("smart", &domain("dest.example"));
+        assert_eq!(block, Some(Block::Paused(scope)));
+        assert_eq!(paused.recipient("smart", &domain("else.example")), None);
+        assert!(
+            !paused.lets_through(&key("relay:smart")),
+            "one must look at the recipient"
+        );
+        let own = parking(&block.unwrap());
+        assert!(paused.group(&own).is_some());
+        paused.expire(Timestamp::from_secs(20));
+        assert_eq!(paused.group(&own), None, "the pause is over");
+    }
+
+    // SC-12
+    #[test]
+    fn a_pause_is_shown_with_its_reason_and_its_end() {
+        let paused = blocks(&[PauseScope::All]);
+        assert!(paused.everything());
+        let block = paused.group(&key("dest.example")).unwrap();
+        assert_eq!(
+            paused.describe(&block),
+            (
+                "paused: all deliveries (works)".to_owned(),
+                Some(Timestamp::from_secs(20))
+            )
+        );
+    }
+
+    // RO-3
+    #[test]
+    fn the_group_of_an_unknown_transport_waits_for_the_configuration() {
+        let blocks = blocks(&[]);
+        assert!(matches!(
+            blocks.group(&key("relay:gone")),
+            Some(Block::Unknown(_))
+        ));
+        assert!(!blocks.lets_through(&key("relay:gone")));
+        assert_eq!(blocks.group(&key("relay:smart")), None);
+    }
 }
