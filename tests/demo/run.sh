@@ -32,7 +32,7 @@ posthasted runs in the foreground now; Ctrl-C ends it and all that belongs to it
   what came   tail -f $D/world/blue
   its files   $D/posthaste.toml, $D/queue/queue.db
 
-  blue.test, green.test take mail; busy.test says 450; no.test says 550; dead.test does not answer; null.test has a null MX.
+  blue.test, green.test take mail; busy.test says 450; no.test says 550; dead.test refuses connections; null.test has a null MX.
 
 TEXT
 "$BIN/posthasted" -F -f "$D/posthaste.toml" &

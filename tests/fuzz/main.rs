@@ -18,6 +18,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use mutate::{Mutator, fnv};
+// The resolver's reader, which the target takes in as source, looks for it here.
+use posthaste::policy;
 use targets::{TARGETS, Target};
 
 /// No input here is longer than this.

@@ -2,6 +2,7 @@
 
 mod address;
 mod control;
+mod dns;
 mod smtp;
 
 use std::mem::discriminant;
@@ -23,6 +24,7 @@ pub const TARGETS: &[Target] = &[
     address::ADDRESS,
     address::DOMAIN,
     control::LINE,
+    dns::DNS,
     smtp::DATA,
     smtp::PARAMS,
     smtp::REPLY,
