@@ -1,4 +1,10 @@
 //! The doors: listeners, the SMTP server, the control socket. Decodes a request, calls one function, encodes the answer.
 
+pub mod accept;
 pub mod control;
+mod limits;
+mod memory;
+pub mod refusal;
+mod stop;
+mod threads;
 pub mod unix;

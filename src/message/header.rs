@@ -103,6 +103,11 @@ impl HeaderScanner {
         self.over
     }
 
+    /// Why the header is refused, if that is known already.
+    pub fn fault(&self) -> Option<HeaderFault> {
+        self.fault
+    }
+
     /// Reads the next piece of content.
     pub fn read(&mut self, mut piece: &[u8]) {
         while !self.over && !piece.is_empty() {

@@ -1,0 +1,528 @@
+//! The one way for every door to queue a message.
+//!
+//! A door begins with an envelope, writes content as it arrives, and finishes: then the message is committed or
+//! refused whole. Dropping it unfinished leaves nothing behind.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::memory::{Memory, Share};
+use super::refusal::Refusal;
+use crate::clock::Clock;
+use crate::config::{BareNewline, Config, Live};
+use crate::dispatch::{Dispatcher, Permit, Transaction, Wake};
+use crate::log::Line;
+use crate::message::header::{HeaderFacts, HeaderScanner};
+use crate::message::trace::{Origin, Received, new_message_id, write_date};
+use crate::message::{Head, NewRecipient, QueueId, RecipientId, Ret};
+use crate::policy::retry::Terms;
+use crate::policy::route::{RouteFacts, route};
+use crate::smtp::address::{ForwardPath, ReversePath};
+use crate::smtp::data::Oddities;
+use crate::store::{
+    DestinationKey, NewClaim, NewContent, NewMessage, NewRow, RecipientRow, Staged, State, Store,
+};
+
+/// content up to this size is stored with its accepting commit.
+const INLINE: u64 = 256 * 1024;
+/// the largest piece that is committed ahead.
+const PIECE: u64 = 1024 * 1024;
+/// Groups of one message that may be claimed in its accepting commit; the others are the dispatcher's.
+const MAX_CLAIMED_GROUPS: usize = 16;
+
+/// Where a message comes from.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// The caller: `relay`, `uid:NAME` or the name of a `[[caller]]`.
+    pub caller: String,
+    /// What it called itself.
+    pub helo: String,
+    /// Its address or uid.
+    pub origin: Origin,
+}
+
+impl Client {
+    /// As it is written to the log and kept with the message.
+    pub fn label(&self) -> String {
+        match self.origin {
+            Origin::Ip(ip) => ip.to_string(),
+            Origin::Uid(Some(uid)) => format!("unix uid={uid}"),
+            Origin::Uid(None) => "unix".to_owned(),
+        }
+    }
+}
+
+/// The envelope of a message, and how it came.
+#[derive(Clone, Debug)]
+pub struct Envelope {
+    /// The reverse-path.
+    pub reverse_path: ReversePath,
+    /// The recipients; repeated ones become one.
+    pub recipients: Vec<NewRecipient>,
+    /// RET.
+    pub ret: Option<Ret>,
+    /// ENVID.
+    pub envid: Option<String>,
+    /// The size that was announced, if any. Only a hint.
+    pub size: Option<u64>,
+    /// The protocol, for Received (RFC 3848).
+    pub protocol: &'static str,
+    /// What becomes of bare LF (IN-4).
+    pub bare_newline: BareNewline,
+}
+
+/// What all doors share. One for the daemon, in an `Arc`.
+pub struct Intake {
+    config: Live,
+    store: Store,
+    dispatcher: Dispatcher,
+    clock: Clock,
+    memory: Memory,
+}
+
+/// Whether mail from this sender is taken at all (SC-14). For doors that can say so before the content comes;
+/// [`Intake::begin`] asks it again.
+///
+/// # Errors
+/// [`Refusal::SenderDisabled`].
+pub fn check_sender(config: &Config, sender: &ReversePath) -> Result<(), Refusal> {
+    let disabled = sender.mailbox().is_some_and(|mailbox| {
+        let mut patterns = config.queue.disabled_senders.iter();
+        patterns.any(|pattern| pattern.matches(mailbox.domain()))
+    });
+    if disabled {
+        Err(Refusal::SenderDisabled)
+    } else {
+        Ok(())
+    }
+}
+
+impl Intake {
+    /// The parts that it stands on.
+    pub fn new(config: Live, store: Store, dispatcher: Dispatcher, clock: Clock) -> Intake {
+        Intake {
+            config,
+            store,
+            dispatcher,
+            clock,
+            memory: Memory::default(),
+        }
+    }
+
+    /// The configuration in force now.
+    pub fn config(&self) -> Arc<Config> {
+        self.config.get()
+    }
+
+    /// Octets that are set aside for messages being received.
+    pub fn memory_held(&self) -> u64 {
+        self.memory.held()
+    }
+
+    /// Begins a message. Does not block.
+    ///
+    /// # Errors
+    /// [`Refusal`]: what can be known before the content comes.
+    pub fn begin(&self, client: Client, envelope: Envelope) -> Result<Incoming<'_>, Refusal> {
+        let config = self.config.get();
+        check_sender(&config, &envelope.reverse_path)?;
+        if envelope.recipients.is_empty() {
+            return Err(Refusal::NoRecipients);
+        }
+        // A client that announces little and sends much is staged in small pieces; it gets no more memory for it.
+        let piece = envelope.size.unwrap_or(PIECE).clamp(INLINE, PIECE);
+        let share = self
+            .memory
+            .share(piece, config.intake.memory.get())
+            .ok_or(Refusal::OutOfMemory)?;
+        let incoming = Incoming {
+            header: HeaderScanner::new(config.intake.max_header.get()),
+            max_size: config.intake.max_message_size.get(),
+            max_hops: config.intake.max_hops,
+            piece: usize::try_from(piece).unwrap_or(usize::MAX),
+            intake: self,
+            client,
+            envelope,
+            size: 0,
+            eight_bit: false,
+            buffer: Vec::new(),
+            staged: None,
+            refusal: None,
+            _share: share,
+        };
+        Ok(incoming)
+    }
+}
+
+/// A message that is arriving.
+pub struct Incoming<'a> {
+    intake: &'a Intake,
+    client: Client,
+    envelope: Envelope,
+    max_size: u64,
+    max_hops: u32,
+    /// Octets of a piece that is committed ahead, and most octets held.
+    piece: usize,
+    header: HeaderScanner,
+    size: u64,
+    eight_bit: bool,
+    buffer: Vec<u8>,
+    staged: Option<(QueueId, Staged)>,
+    /// Known early, said at the end: content is always read to its end.
+    refusal: Option<Refusal>,
+    _share: Share,
+}
+
+impl Incoming<'_> {
+    /// Takes the next piece of content, CRLF line ends. Blocks for a commit now and then if the message is large.
+    pub fn write(&mut self, mut content: &[u8]) {
+        self.size = self.size.saturating_add(content.len() as u64);
+        if self.refusal.is_some() {
+            return;
+        }
+        if self.size > self.max_size {
+            return self.refuse(Refusal::TooLarge);
+        }
+        if !self.header.is_over() {
+            self.header.read(content);
+            if let Some(fault) = self.header.fault() {
+                return self.refuse(Refusal::Header(fault));
+            }
+        }
+        self.eight_bit |= !content.is_ascii();
+        while !content.is_empty() {
+            if self.buffer.len() == self.piece
+                && let Err(refusal) = self.stage()
+            {
+                return self.refuse(refusal);
+            }
+            let (now, later) = content.split_at(content.len().min(self.piece - self.buffer.len()));
+            self.make_room(now.len());
+            self.buffer.extend_from_slice(now);
+            content = later;
+        }
+    }
+
+    /// Octets so far.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn refuse(&mut self, refusal: Refusal) {
+        self.refusal = Some(refusal);
+        self.buffer = Vec::new();
+        self.staged = None;
+    }
+
+    /// Grows by doubling, but never beyond the piece that this message has a share for.
+    fn make_room(&mut self, more: usize) {
+        let (wanted, capacity) = (self.buffer.len() + more, self.buffer.capacity());
+        if wanted > capacity {
+            let capacity = wanted.max(capacity * 2).min(self.piece);
+            self.buffer.reserve_exact(capacity - self.buffer.len());
+        }
+    }
+
+    fn stage(&mut self) -> Result<(), Refusal> {
+        let (_, staged) = match &mut self.staged {
+            Some(staged) => staged,
+            none => {
+                let id = self.intake.store.allocate_id()?;
+                none.insert((id, self.intake.store.stage(id)))
+            }
+        };
+        staged.append(&self.buffer)?;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    /// Queues the message; on return it is committed, and the work it makes is known to the dispatcher. `odd` is what
+    /// the content had that no content should.
+    ///
+    /// # Errors
+    /// [`Refusal`]; it is in the log already.
+    pub fn finish(mut self, odd: Oddities) -> Result<QueueId, Refusal> {
+        let result = self.queue(odd);
+        if let Err(refusal) = &result {
+            self.log_refusal(refusal);
+        }
+        result
+    }
+
+    fn queue(&mut self, odd: Oddities) -> Result<QueueId, Refusal> {
+        if let Some(refusal) = self.refusal.take() {
+            return Err(refusal);
+        }
+        if let Some(refusal) = Refusal::of_oddities(odd, self.envelope.bare_newline) {
+            return Err(refusal);
+        }
+        let header = std::mem::replace(&mut self.header, HeaderScanner::new(0));
+        let header = header.finish().map_err(Refusal::Header)?;
+        if header.received > self.max_hops {
+            return Err(Refusal::TooManyHops);
+        }
+        let (id, content, warm) = self.take_content()?;
+        let config = self.intake.config.get();
+        let recipients = without_repeats(std::mem::take(&mut self.envelope.recipients));
+        let head = Arc::new(self.head(&config, id, header, &recipients));
+        let plan = self.plan(&config, &head, recipients);
+        self.intake.store.enqueue(NewMessage {
+            head: Arc::clone(&head),
+            content,
+            recipients: plan.rows,
+            exempt_from_limits: false,
+        })?;
+        self.log_queued(&head, &plan.only, plan.recipients);
+        for mut transaction in plan.claimed {
+            transaction.content = warm.clone();
+            self.intake.dispatcher.submit(transaction);
+        }
+        for destination in plan.waiting {
+            let wake = Wake::Due(destination, head.arrived);
+            self.intake.dispatcher.wake(wake);
+        }
+        Ok(id)
+    }
+
+    /// The content for the store; and once more, shared, if it is small.
+    fn take_content(&mut self) -> Result<(QueueId, NewContent, Option<Arc<[u8]>>), Refusal> {
+        if self.staged.is_none() && self.buffer.len() as u64 <= INLINE {
+            let content: Arc<[u8]> = std::mem::take(&mut self.buffer).into();
+            let id = self.intake.store.allocate_id()?;
+            return Ok((id, NewContent::Inline(Arc::clone(&content)), Some(content)));
+        }
+        if !self.buffer.is_empty() {
+            self.stage()?;
+        }
+        match self.staged.take() {
+            Some((id, staged)) => Ok((id, NewContent::Staged(staged), None)),
+            None => unreachable!("content that is not inline was staged just now"),
+        }
+    }
+
+    fn head(
+        &self,
+        config: &Config,
+        id: QueueId,
+        header: HeaderFacts,
+        recipients: &[NewRecipient],
+    ) -> Head {
+        let arrived = self.intake.clock.now();
+        let mut added = String::with_capacity(400);
+        let only = match recipients {
+            [only] => Some(&only.path),
+            _ => None,
+        };
+        Received {
+            helo: &self.client.helo,
+            origin: self.client.origin,
+            protocol: self.envelope.protocol,
+            hostname: &config.hostname,
+            id,
+            only,
+            arrived,
+        }
+        .write(&mut added);
+        // MSG-1
+        if !header.date {
+            write_date(&mut added, arrived);
+        }
+        let message_id = header.message_id.unwrap_or_else(|| {
+            let id = new_message_id(&config.hostname);
+            added.push_str("Message-ID: ");
+            added.push_str(&id);
+            added.push_str("\r\n");
+            id
+        });
+        Head {
+            id,
+            arrived,
+            caller: self.client.caller.clone(),
+            client: self.client.label(),
+            reverse_path: self.envelope.reverse_path.clone(),
+            size: self.size + added.len() as u64,
+            added_header: added.into_bytes(),
+            message_id,
+            subject: header.subject.unwrap_or_default(),
+            eight_bit: self.eight_bit,
+            utf8_headers: header.utf8,
+            require_tls: header.require_tls,
+            envid: self.envelope.envid.clone(),
+            ret: self.envelope.ret,
+            priority: 0,
+            lifetime: None,
+            max_attempts: None,
+            extras: Vec::new(),
+        }
+    }
+
+    /// Groups the recipients by transport and destination. A group that fits one transaction is claimed in the accepting
+    /// commit if its destination has room.
+    fn plan(&self, config: &Config, head: &Arc<Head>, recipients: Vec<NewRecipient>) -> Plan {
+        let mut plan = Plan {
+            recipients: recipients.len(),
+            only: match recipients.as_slice() {
+                [only] => Some(only.path.clone()),
+                _ => None,
+            },
+            rows: Vec::with_capacity(recipients.len()),
+            claimed: Vec::new(),
+            waiting: Vec::new(),
+        };
+        let mut groups: HashMap<(String, DestinationKey), Group> = HashMap::new();
+        for (index, recipient) in recipients.into_iter().enumerate() {
+            let routed = route(
+                config,
+                &RouteFacts {
+                    caller: &head.caller,
+                    from: &head.reverse_path,
+                    to: &recipient.path,
+                    attempts: 0,
+                    operator: None,
+                },
+            );
+            let (name, destination) = (routed.name.to_owned(), routed.destination);
+            let group = groups
+                .entry((name, destination.clone()))
+                .or_insert_with(|| Group {
+                    usable: routed.transport.is_ok(),
+                    members: Vec::new(),
+                });
+            group.members.push(index);
+            plan.rows.push(NewRow {
+                recipient,
+                destination,
+                due: head.arrived,
+                hold: None,
+                claim: None,
+            });
+        }
+        for ((transport, destination), group) in groups {
+            let claim = group.usable
+                && group.members.len() <= config.limits.recipients
+                && plan.claimed.len() < MAX_CLAIMED_GROUPS;
+            let permit = if claim {
+                self.intake.dispatcher.reserve(&destination)
+            } else {
+                None
+            };
+            match permit {
+                Some(permit) => plan.claim(config, head, transport, destination, &group, permit),
+                None => plan.waiting.push(destination),
+            }
+        }
+        plan
+    }
+
+    fn log_queued(&self, head: &Head, only: &Option<ForwardPath>, recipients: usize) {
+        let mut line = Line::new("queued")
+            .key("qid", head.id)
+            .path("from", &head.reverse_path);
+        if let Some(only) = only {
+            line = line.path("to", only);
+        }
+        line.num("rcpts", recipients as u64)
+            .num("size", head.size)
+            .key("client", &head.client)
+            .key("caller", &head.caller)
+            .key("proto", self.envelope.protocol)
+            .peer("helo", &self.client.helo)
+            .peer("msgid", &head.message_id)
+            .info();
+    }
+
+    fn log_refusal(&self, refusal: &Refusal) {
+        let answer = refusal.answer();
+        let line = Line::of_client("rejected", self.client.label())
+            .key("caller", &self.client.caller)
+            .path("from", &self.envelope.reverse_path)
+            .num("size", self.size)
+            .num("code", answer.code())
+            .opt("status", answer.status())
+            .peer("helo", &self.client.helo)
+            .peer("text", &refusal.to_string());
+        match refusal {
+            // The store says itself what an operator must act on.
+            Refusal::Store(_) | Refusal::OutOfMemory => line.warn(),
+            _ => line.info(),
+        }
+    }
+}
+
+struct Group {
+    /// Its transport exists.
+    usable: bool,
+    /// Indices of its recipients.
+    members: Vec<usize>,
+}
+
+/// What becomes of the recipients at once.
+struct Plan {
+    recipients: usize,
+    only: Option<ForwardPath>,
+    rows: Vec<NewRow>,
+    /// Claimed in the accepting commit, one per group. Dropping them gives their slots back.
+    claimed: Vec<Transaction>,
+    /// Groups that the dispatcher is told of.
+    waiting: Vec<DestinationKey>,
+}
+
+impl Plan {
+    fn claim(
+        &mut self,
+        config: &Config,
+        head: &Arc<Head>,
+        transport: String,
+        destination: DestinationKey,
+        group: &Group,
+        permit: Permit,
+    ) {
+        // the back-off that counts if this attempt is cut off.
+        let next_attempt = Terms::of(config, head).next_attempt(1, head.arrived, rand::random());
+        let mut recipients = Vec::with_capacity(group.members.len());
+        for index in &group.members {
+            let row = &mut self.rows[*index];
+            row.claim = Some(NewClaim { next_attempt });
+            recipients.push(RecipientRow {
+                id: RecipientId {
+                    message: head.id,
+                    number: u32::try_from(*index + 1).unwrap_or(u32::MAX),
+                },
+                recipient: row.recipient.clone(),
+                state: State::Queued,
+                attempts: 0,
+                last_attempt: None,
+                next_attempt,
+                destination: destination.clone(),
+                transport: None,
+                dialled: Vec::new(),
+                blocker: String::new(),
+                doubt: None,
+            });
+        }
+        self.claimed.push(Transaction {
+            head: Arc::clone(head),
+            recipients,
+            destination,
+            transport,
+            content: None,
+            claimed_at: head.arrived,
+            permit,
+        });
+    }
+}
+
+/// of equal recipients the first stays, with what it asked for.
+fn without_repeats(recipients: Vec<NewRecipient>) -> Vec<NewRecipient> {
+    if recipients.len() < 2 {
+        return recipients;
+    }
+    let mut seen = HashSet::with_capacity(recipients.len());
+    let mut kept = Vec::with_capacity(recipients.len());
+    for recipient in recipients {
+        if seen.insert(recipient.path.clone()) {
+            kept.push(recipient);
+        }
+    }
+    kept
+}
