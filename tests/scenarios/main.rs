@@ -10,7 +10,6 @@ mod dispatch;
 mod dns;
 mod hosts;
 mod intake;
-mod peers;
 mod process;
 mod retry;
 mod sendmail;
