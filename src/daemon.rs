@@ -1,1 +1,0 @@
-//! Wiring: start order, signals, stop order.

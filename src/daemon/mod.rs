@@ -1,0 +1,139 @@
+//! Wiring: start order, signals, stop order.
+//!
+//! [`run`] is posthasted from its arguments to its end, with everything that concerns a process: account, descriptors,
+//! pid file, signals. [`Daemon`] is what runs inside, and can be had without a process around it.
+
+mod account;
+mod args;
+mod check;
+mod error;
+mod events;
+mod fork;
+mod host;
+mod process;
+mod running;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::clock::Clock;
+use crate::config::{Config, LogTo};
+use crate::log::{Line, Log};
+
+use account::Account;
+use args::{Action, Args};
+use events::Signals;
+use process::PidFile;
+
+pub use error::Error;
+pub use host::Source;
+pub use running::{Daemon, Doors, Fatal, Setup};
+
+/// posthasted, from its arguments (without the program's name) to its end.
+///
+/// # Errors
+/// Why it did not start, or stopped by itself.
+pub fn run(words: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
+    let args = Args::parse(words)?;
+    match args.action {
+        Action::Help => return say(args::USAGE),
+        Action::Version => return say(concat!("posthasted ", env!("CARGO_PKG_VERSION"))),
+        Action::Print => return say(Config::load(&args.file)?.print().trim_end()),
+        Action::Check => return check::check(&Config::load(&args.file)?),
+        Action::Run => {}
+    }
+    // The daemon leaves its directory, and reads the file again at a reload.
+    let file = std::path::absolute(&args.file)
+        .map_err(|error| Error::Config(format!("{}: {error}", args.file.display())))?;
+    let mut config = Config::load(&file)?;
+    if args.foreground {
+        config.log.to = LogTo::Stderr;
+    }
+
+    // No thread exists before this, and every thread after.
+    let waiting = match args.foreground {
+        true => None,
+        false => Some(fork::detach().map_err(|error| Error::System(format!("fork: {error}")))?),
+    };
+    let mut signals = Signals::install()?;
+    process::settle_in(args.foreground)?;
+
+    // As root, if we are: what only root may do.
+    let account = Account::of(&config)?;
+    check::nobody_has(&config.queue.path)?;
+    let mut pid_file = match args.foreground {
+        true => None,
+        false => Some(PidFile::open(&config.pid_file, account.ids())?),
+    };
+    process::make_queue_directory(&config.queue.path, account.ids())?;
+    let doors = Doors::bind(&config, account.ids())?;
+    account.assume()?;
+    process::leave_directory()?;
+
+    let log = Log::start(&config.log)?;
+    let keep_stderr = config.log.to == LogTo::Stderr;
+    let setup = Setup {
+        clock: Clock::system(),
+        source: source(file, args.foreground),
+        fatal: fatal(log.clone()),
+        log: Some(log.clone()),
+    };
+    let daemon = Daemon::start(config, doors, setup)?;
+    signals.listen(daemon.asking())?;
+
+    if let Some(file) = &mut pid_file {
+        file.write()?;
+    }
+    if let Some(waiting) = waiting {
+        waiting
+            .release(keep_stderr)
+            .map_err(|error| Error::System(format!("/dev/null: {error}")))?;
+    }
+    process::notify("READY=1");
+    Line::new("start")
+        .key("version", env!("CARGO_PKG_VERSION"))
+        .num("pid", std::process::id())
+        .info();
+
+    let ended = daemon.run();
+    match &ended {
+        Ok(()) => Line::new("stop").num("pid", std::process::id()).info(),
+        Err(error) => Line::new("stop")
+            .num("pid", std::process::id())
+            .peer("reason", &error.to_string())
+            .error(),
+    }
+    log.stop();
+    ended
+}
+
+/// Writes to standard output; who closed it does not want to read it.
+fn say(text: &str) -> Result<(), Error> {
+    use std::io::Write;
+    let _ = writeln!(std::io::stdout(), "{text}");
+    Ok(())
+}
+
+/// Where a reload takes its configuration from.
+fn source(file: PathBuf, foreground: bool) -> Source {
+    Arc::new(move || {
+        let mut config = Config::load(&file)?;
+        if foreground {
+            config.log.to = LogTo::Stderr;
+        }
+        Ok(config)
+    })
+}
+
+/// Ends the process at once, from whatever thread finds that it must (PRC-3).
+fn fatal(log: Log) -> Fatal {
+    Arc::new(move |reason| {
+        Line::new("stop")
+            .num("pid", std::process::id())
+            .peer("reason", reason)
+            .error();
+        log.drain();
+        std::process::exit(70);
+    })
+}
