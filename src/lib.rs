@@ -3,6 +3,7 @@
 //! A tour of the modules, in the order of the arrows; each may use what stands below it, never what stands above:
 //!
 //! - [`daemon`] wires the parts together, starts and stops them in order, and answers signals.
+//! - [`tool`] is posthaste(8): a client of the sockets, with nothing else of the daemon in it.
 //! - [`front`] is every door into the daemon: listeners, the SMTP server, the control socket.
 //! - [`delivery`] carries out one transaction: worker, session, pool.
 //! - [`dispatch`] decides which recipients go to which next hop, and when; it does no I/O to peers.
@@ -26,3 +27,4 @@ pub mod net;
 pub mod policy;
 pub mod smtp;
 pub mod store;
+pub mod tool;

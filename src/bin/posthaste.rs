@@ -1,3 +1,7 @@
 //! posthaste: the operator's tool, and the sendmail names.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    posthaste::tool::run(std::env::args_os())
+}

@@ -86,7 +86,9 @@ pub(super) fn count(call: &Call<'_>, mut args: Args, reply: &mut Reply<'_>) -> R
     }
     let groups = call.control.store.count(&filter, by.map(|(_, by)| by))?;
     let Some((key, _)) = by else {
-        return Ok(Done::Count(groups.iter().map(|(_, n)| n).sum(), None));
+        let count = groups.iter().map(|(_, n)| n).sum();
+        reply.record(&Record::new().number("count", count))?;
+        return Ok(Done::Count(count, None));
     };
     for (name, count) in &groups {
         reply.record(&Record::new().text(key, name).number("count", *count))?;
