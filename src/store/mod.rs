@@ -6,16 +6,63 @@
 //! Words: a *destination* here is an opaque key that policy gives to a recipient: the group it waits in. It is an
 //! index, not a decision: the route is evaluated anew at each attempt, and a recipient found in the wrong group is
 //! moved (see [`Store::claim`]).
+//!
+//! # States of a recipient, and who moves them
+//!
+//! | from    | to      | by                                                                                  |
+//! |---------|---------|-------------------------------------------------------------------------------------|
+//! | -       | queued, held, claimed | [`Store::enqueue`], in the commit that accepts the message            |
+//! | queued  | claimed | [`Store::claim`], before the peer is contacted                                      |
+//! | claimed | queued  | [`Store::settle`] (deferred), [`Store::unclaim`], [`Store::open`] (in doubt)         |
+//! | claimed | held    | [`Store::settle`] (poison, or an operator's hold meanwhile), [`Store::open`]         |
+//! | claimed | delivered, failed, expired, dropped | [`Store::settle`]                                       |
+//! | queued  | held    | [`Store::change`], damage                                                           |
+//! | held    | queued  | [`Store::change`]                                                                   |
+//! | queued, held | failed, dropped | [`Store::change`]                                                      |
+//!
+//! Each move is one transaction. What a crash leaves behind: before the commit the old state, after it the new one;
+//! content staged for a message that never came (swept at start); rows that are still claimed (in doubt at start,
+//! Nothing else.
+//!
+//! # Files
+//!
+//! `queue.db` with its `-wal` and `-shm`, and `lock`, in a directory of mode 0700.
 
+mod accept;
+mod change;
+mod checkpoint;
+mod claim;
+mod content;
+mod due;
+mod fault;
+mod filter;
+mod handle;
+mod list;
+mod open;
+mod pause;
+mod readers;
+mod recover;
+mod rows;
+mod schema;
+mod settle;
+mod shared;
+mod statements;
 mod types;
+mod writer;
 
+pub use content::{ContentReader, Staged};
+pub use shared::Fatal;
 pub use types::*;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::clock::{Clock, Timestamp};
-use crate::message::QueueId;
+use crate::message::{Head, QueueId};
+use change::{ChangeStep, Hit};
+use due::Damaged;
+use handle::Inner;
+use writer::{Answer, Content, Enqueue, Op};
 
 /// What [`Store::open`] needs to know.
 #[derive(Clone, Debug)]
@@ -33,8 +80,7 @@ pub struct Settings {
 /// A handle on the queue; cheap to clone. The writer thread ends when [`Store::close`] is called.
 #[derive(Clone)]
 pub struct Store {
-    // store: replace by the real handle
-    _inner: Arc<()>,
+    inner: Arc<Inner>,
 }
 
 impl Store {
@@ -42,8 +88,10 @@ impl Store {
     ///
     /// # Errors
     /// [`OpenError`]; the daemon does not start.
-    pub fn open(_settings: &Settings, _clock: &Clock) -> Result<(Store, Recovery), OpenError> {
-        unimplemented!("store")
+    pub fn open(settings: &Settings, clock: &Clock) -> Result<(Store, Recovery), OpenError> {
+        let (inner, recovery) = Inner::open(settings, clock)?;
+        let inner = Arc::new(inner);
+        Ok((Store { inner }, recovery))
     }
 
     /// A fresh queue id, never handed out before or after. Does not wait, except now and then for one commit
@@ -52,13 +100,25 @@ impl Store {
     /// # Errors
     /// [`StoreError`]; the caller answers 451 4.3.0.
     pub fn allocate_id(&self) -> Result<QueueId, StoreError> {
-        unimplemented!("store")
+        loop {
+            self.inner.shared.check_open()?;
+            if let Some(id) = self.inner.shared.ids.take() {
+                return Ok(id);
+            }
+            match self.inner.ask_briefly(Op::ReserveIds)? {
+                Answer::Ids(ids) if ids.is_empty() => {
+                    return Err(StoreError::Failed("all queue ids are used up".into()));
+                }
+                Answer::Ids(ids) => self.inner.shared.ids.add(ids),
+                other => return Err(unexpected(&other)),
+            }
+        }
     }
 
     /// Begins the content of a message that is larger than one chunk; its pieces are committed ahead.
     /// Dropping the returned guard without enqueueing removes what was staged.
-    pub fn stage(&self, _id: QueueId) -> Staged {
-        unimplemented!("store")
+    pub fn stage(&self, id: QueueId) -> Staged {
+        Staged::new(Arc::clone(&self.inner), id)
     }
 
     /// Accepts a message: content, envelope and rows in one commit. Returns after that commit.
@@ -66,8 +126,28 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`]; nothing of the message is kept, except that after [`StoreError::Unknown`] it may be there.
-    pub fn enqueue(&self, _message: NewMessage) -> Result<(), StoreError> {
-        unimplemented!("store")
+    pub fn enqueue(&self, message: NewMessage) -> Result<(), StoreError> {
+        let (content, mut staged) = match message.content {
+            NewContent::Inline(data) => (Content::Inline(data), None),
+            NewContent::Staged(staged) => {
+                let (chunks, size) = staged.extent();
+                if staged.id() != message.head.id {
+                    return Err(StoreError::Failed("content staged under another id".into()));
+                }
+                (Content::Staged { chunks, size }, Some(staged))
+            }
+        };
+        let answer = self.inner.ask_briefly(Op::Enqueue(Enqueue {
+            head: message.head,
+            recipients: message.recipients,
+            exempt: message.exempt_from_limits,
+            content,
+        }));
+        // After an unknown outcome the content may be a message's: the next start sees what is there.
+        if let (Ok(_) | Err(StoreError::Unknown(_)), Some(staged)) = (&answer, &mut staged) {
+            staged.settle();
+        }
+        answer.map(drop)
     }
 
     /// Destinations that may have due work, in the order of their earliest due time, after `after` (for paging).
@@ -77,11 +157,13 @@ impl Store {
     /// [`StoreError`]; the dispatcher tries again later.
     pub fn due_destinations(
         &self,
-        _now: Timestamp,
-        _after: Option<(Timestamp, i64)>,
-        _limit: usize,
+        now: Timestamp,
+        after: Option<(Timestamp, i64)>,
+        limit: usize,
     ) -> Result<Vec<DueDestination>, StoreError> {
-        unimplemented!("store")
+        self.inner
+            .readers
+            .read(|conn| due::destinations(conn, now, after, limit))
     }
 
     /// The earliest time at which any destination has due work, if there is queued mail at all.
@@ -89,7 +171,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`]; the dispatcher tries again later.
     pub fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
-        unimplemented!("store")
+        self.inner.readers.read(due::next)
     }
 
     /// Due recipients of one destination, by priority, then due time, then id; at most `limit` rows.
@@ -99,11 +181,16 @@ impl Store {
     /// [`StoreError`]; the dispatcher tries again later.
     pub fn due(
         &self,
-        _destination: &DestinationKey,
-        _now: Timestamp,
-        _limit: usize,
+        destination: &DestinationKey,
+        now: Timestamp,
+        limit: usize,
     ) -> Result<Vec<DueRecipient>, StoreError> {
-        unimplemented!("store")
+        let (found, damaged) = self
+            .inner
+            .readers
+            .read(|conn| due::recipients(conn, destination, now, limit))?;
+        self.hold_all(damaged);
+        Ok(found)
     }
 
     /// Claims recipients for attempts, or moves them to another destination, in one commit. A recipient
@@ -111,8 +198,11 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`]; nothing was claimed (or, if unknown, the daemon is going down).
-    pub fn claim(&self, _requests: Vec<ClaimRequest>) -> Result<Vec<Claimed>, StoreError> {
-        unimplemented!("store")
+    pub fn claim(&self, requests: Vec<ClaimRequest>) -> Result<Vec<Claimed>, StoreError> {
+        match self.inner.ask(Op::Claim(requests))? {
+            Answer::Claimed(claimed) => Ok(claimed),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// Records the outcome of an attempt for the recipients of a transaction in one commit, and applies
@@ -120,37 +210,35 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`]; the recipients stay claimed, in doubt after a restart.
-    pub fn settle(&self, _settlement: Settlement) -> Result<(), StoreError> {
-        unimplemented!("store")
+    pub fn settle(&self, settlement: Settlement) -> Result<(), StoreError> {
+        self.inner.ask(Op::Settle(settlement)).map(drop)
     }
 
     /// The claim of these recipients is given back without an attempt (RT-7, RT-6): attempts as before, due at `due`.
     ///
     /// # Errors
     /// As [`Store::settle`].
-    pub fn unclaim(
-        &self,
-        _id: QueueId,
-        _numbers: &[u32],
-        _due: Timestamp,
-    ) -> Result<(), StoreError> {
-        unimplemented!("store")
+    pub fn unclaim(&self, id: QueueId, numbers: &[u32], due: Timestamp) -> Result<(), StoreError> {
+        let numbers = numbers.to_vec();
+        self.inner.ask(Op::Unclaim { id, numbers, due }).map(drop)
     }
 
     /// The content of a message as chunks, in order, without the added header.
     ///
     /// # Errors
     /// [`StoreError`]; the attempt is settled as temporary 4.3.1, or 4.3.0 for a damaged row.
-    pub fn content(&self, _id: QueueId) -> Result<ContentReader, StoreError> {
-        unimplemented!("store")
+    pub fn content(&self, id: QueueId) -> Result<ContentReader, StoreError> {
+        ContentReader::open(Arc::clone(&self.inner), id)
     }
 
     /// One page of recipients, a consistent snapshot (CTL-7).
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn list(&self, _query: &ListQuery) -> Result<ListPage, StoreError> {
-        unimplemented!("store")
+    pub fn list(&self, query: &ListQuery) -> Result<ListPage, StoreError> {
+        let (page, damaged) = self.inner.readers.read(|conn| list::list(conn, query))?;
+        self.hold_all(damaged);
+        Ok(page)
     }
 
     /// Counts recipients, in all or per group, groups by descending count.
@@ -159,18 +247,21 @@ impl Store {
     /// [`StoreError`].
     pub fn count(
         &self,
-        _filter: &Filter,
-        _by: Option<GroupBy>,
+        filter: &Filter,
+        by: Option<GroupBy>,
     ) -> Result<Vec<(String, u64)>, StoreError> {
-        unimplemented!("store")
+        let (now, tally) = (self.inner.clock.now(), self.inner.shared.tally());
+        self.inner
+            .readers
+            .read(|conn| list::count(conn, filter, by, now, &tally))
     }
 
     /// Everything known of one message, queued or finished: head, recipients, attempts. `None` if unknown.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn show(&self, _id: QueueId) -> Result<Option<Shown>, StoreError> {
-        unimplemented!("store")
+    pub fn show(&self, id: QueueId) -> Result<Option<Shown>, StoreError> {
+        self.inner.readers.read(|conn| list::show(conn, id))
     }
 
     /// An operator's change to all matching recipients, in transactions of at most 10 000 rows (CTL-8). `each` is
@@ -180,25 +271,40 @@ impl Store {
     /// [`StoreError`]; steps already committed stand, and `each` has seen them.
     pub fn change(
         &self,
-        _filter: &Filter,
-        _change: &Change,
-        _actor: &Actor,
-        _dry_run: bool,
-        _each: &mut dyn FnMut(&ChangedRow),
+        filter: &Filter,
+        change: &Change,
+        actor: &Actor,
+        dry_run: bool,
+        each: &mut dyn FnMut(&ChangedRow),
     ) -> Result<ChangeReport, StoreError> {
-        unimplemented!("store")
+        let mut report = ChangeReport::default();
+        for source in list::sources(filter, change) {
+            let mut after = Some(0);
+            while let Some(from) = after {
+                let (found, next) = self
+                    .inner
+                    .readers
+                    .read(|conn| list::page(conn, filter, source, from))?;
+                after = next;
+                let hits = self.change_page(&found, change, actor, dry_run)?;
+                for (row, hit) in found.iter().zip(hits) {
+                    report_hit(row, hit, &mut report, each);
+                }
+            }
+        }
+        Ok(report)
     }
 
     /// Sets or lifts a pause (SC-12). Lifting one that is not there is `Ok(false)`.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn set_pause(
-        &self,
-        _scope: &PauseScope,
-        _pause: Option<&Pause>,
-    ) -> Result<bool, StoreError> {
-        unimplemented!("store")
+    pub fn set_pause(&self, scope: &PauseScope, pause: Option<&Pause>) -> Result<bool, StoreError> {
+        let (scope, pause) = (scope.clone(), pause.cloned());
+        match self.inner.ask(Op::Pause { scope, pause })? {
+            Answer::Lifted(done) => Ok(done),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// All pauses in force, expired ones included until somebody lifts them.
@@ -206,7 +312,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub fn pauses(&self) -> Result<Vec<(PauseScope, Pause)>, StoreError> {
-        unimplemented!("store")
+        self.inner.readers.read(pause::all)
     }
 
     /// Numbers for `stats`; cheap at any queue length.
@@ -214,17 +320,127 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub fn stats(&self) -> Result<StoreStats, StoreError> {
-        unimplemented!("store")
+        let tally = self.inner.shared.tally();
+        let (commits, requests, commit_time) = self.inner.shared.commits();
+        let free = nix::sys::statvfs::statvfs(&self.inner.wal)
+            .map_or(0, |fs| fs.blocks_available() * fs.fragment_size());
+        let count = |count: i64| u64::try_from(count).unwrap_or(0);
+        Ok(StoreStats {
+            messages: count(tally.messages),
+            queued: count(tally.queued),
+            claimed: count(tally.claimed),
+            held: count(tally.held),
+            in_doubt: count(tally.doubt),
+            oldest: self.inner.readers.read(list::oldest)?,
+            commits,
+            requests,
+            wal_bytes: checkpoint::wal_size(&self.inner.wal),
+            free_bytes: free,
+            commit_time,
+        })
     }
 
     /// Changes the settings that may change while running.
-    pub fn reconfigure(&self, _settings: &Settings) {
-        unimplemented!("store")
+    pub fn reconfigure(&self, settings: &Settings) {
+        self.inner.shared.reconfigure(settings);
     }
 
     /// Waits for what is already requested, checkpoints, closes all connections and ends the writer.
     /// Later calls on any clone answer [`StoreError::Closed`].
     pub fn close(&self) {
-        unimplemented!("store")
+        self.inner.end(true);
     }
+
+    /// RT-9: after the clock went back, lets no recipient wait beyond `horizon` because of an arrival or attempt that now
+    /// lies in the future. Times that were asked for stay. Says how many rows changed.
+    ///
+    /// # Errors
+    /// [`StoreError`]; steps already committed stand.
+    pub fn pull_in(&self, horizon: Timestamp) -> Result<u64, StoreError> {
+        let now = self.inner.clock.now();
+        let mut changed = 0;
+        let mut after = Some((i64::MAX, i64::MAX));
+        while let Some(from) = after {
+            let op = Op::PullIn {
+                now,
+                horizon,
+                after: from,
+            };
+            match self.inner.ask(op)? {
+                Answer::PulledIn(count, next) => {
+                    changed += count;
+                    after = next;
+                }
+                other => return Err(unexpected(&other)),
+            }
+        }
+        Ok(changed)
+    }
+
+    /// Gets one message when the store has ended by itself: the daemon stops accepting at once and exits with 74 for
+    /// [`Fatal::Io`], 70 for [`Fatal::Panic`]. All clones of the receiver share the one message.
+    pub fn fatal(&self) -> crossbeam_channel::Receiver<Fatal> {
+        self.inner.shared.fatal()
+    }
+
+    /// each message once; what cannot be held now is met again.
+    fn hold_all(&self, damaged: Damaged) {
+        for (id, reason) in damaged {
+            self.inner.hold_damaged(id, &format!("damaged: {reason}"));
+        }
+    }
+
+    fn change_page(
+        &self,
+        found: &[list::Candidate],
+        change: &Change,
+        actor: &Actor,
+        dry_run: bool,
+    ) -> Result<Vec<Hit>, StoreError> {
+        if found.is_empty() {
+            return Ok(Vec::new());
+        }
+        if dry_run {
+            let would = |row: &list::Candidate| change::concerns(change, row.state);
+            return Ok(found.iter().map(would).collect());
+        }
+        let step = ChangeStep {
+            rows: found.iter().map(|row| row.row).collect(),
+            change: change.clone(),
+            uid: actor.uid,
+        };
+        match self.inner.ask(Op::Change(step))? {
+            Answer::Changed(hits) => Ok(hits),
+            other => Err(unexpected(&other)),
+        }
+    }
+}
+
+fn report_hit(
+    row: &list::Candidate,
+    hit: Hit,
+    report: &mut ChangeReport,
+    each: &mut dyn FnMut(&ChangedRow),
+) {
+    match hit {
+        Hit::Left => {}
+        Hit::Claimed => report.claimed += 1,
+        Hit::Changed(moved) => {
+            report.affected += 1;
+            let id = rows::recipient_id(row.row);
+            // A damaged address is changed like any other; there is only nothing to tell of it.
+            if let (Ok(id), Ok(path)) = (id, rows::forward_path(&row.address)) {
+                each(&ChangedRow {
+                    id,
+                    path,
+                    destination: moved.unwrap_or_else(|| row.destination.clone()),
+                });
+            }
+        }
+    }
+}
+
+/// The writer answers each request in kind.
+fn unexpected(answer: &Answer) -> StoreError {
+    StoreError::Failed(format!("unexpected answer {answer:?}"))
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::content::Staged;
 use crate::clock::Timestamp;
 use crate::message::{Head, NewRecipient, QueueId, RecipientId};
 use crate::policy::failure::{Attempt, Verdict};
@@ -137,38 +138,6 @@ pub struct NewRow {
 pub struct NewClaim {
     /// When the next attempt is due, should this one be cut off.
     pub next_attempt: Timestamp,
-}
-
-/// Content that is staged ahead of its message in committed chunks.
-pub struct Staged {
-    // store: replace
-    _private: (),
-}
-
-impl Staged {
-    /// Commits one more piece, at most 1 MiB; returns after its commit.
-    ///
-    /// # Errors
-    /// [`StoreError`]; the message is refused, and dropping the guard removes the rest.
-    pub fn append(&mut self, _piece: &[u8]) -> Result<(), StoreError> {
-        unimplemented!("store")
-    }
-}
-
-/// Reads the content of one message, chunk by chunk, in short read transactions.
-pub struct ContentReader {
-    // store: replace
-    _private: (),
-}
-
-impl ContentReader {
-    /// The next chunk, or `None` at the end.
-    ///
-    /// # Errors
-    /// [`StoreError`]; the transaction must be broken off without its final dot.
-    pub fn next_chunk(&mut self) -> Result<Option<Vec<u8>>, StoreError> {
-        unimplemented!("store")
-    }
 }
 
 /// A destination with possibly due work.

@@ -3,3 +3,4 @@
 pub mod daemon;
 pub mod dns;
 pub mod mx;
+pub mod queue;

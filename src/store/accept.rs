@@ -1,0 +1,172 @@
+//! Taking a message in: content ahead, then everything else in one commit.
+
+use rusqlite::params;
+
+use super::fault::Fault;
+use super::rows::{self, MAX_NUMBER};
+use super::writer::{Content, Enqueue, Writer};
+use super::{NewRow, State, StoreError};
+use crate::clock::Timestamp;
+use crate::message::{Head, QueueId};
+use crate::smtp::address::AddressDomain;
+
+/// Octets per row of content.
+pub(super) const CHUNK: usize = 256 << 10;
+
+impl Writer<'_> {
+    /// The accepting step. All or nothing: its savepoint sees to that.
+    pub(super) fn enqueue(&mut self, message: &Enqueue) -> Result<(), Fault> {
+        let head = &*message.head;
+        let count = message.recipients.len();
+        // zero recipients is an error.
+        if count == 0 || count > MAX_NUMBER as usize {
+            return Err(Fault::rejected(format!("{count} recipients")));
+        }
+        let (max_messages, _) = self.shared.limits();
+        let messages = u64::try_from(self.tally.messages).unwrap_or(0);
+        //
+        if max_messages > 0 && messages >= max_messages && !message.exempt {
+            return Err(Fault::Reject(StoreError::OverLimit));
+        }
+        let (chunks, size) = match &message.content {
+            Content::Inline(data) => {
+                let mut chunks = 0;
+                for (position, piece) in (0..).zip(data.chunks(CHUNK)) {
+                    self.sql
+                        .insert_chunk
+                        .execute(params![rows::row_id(head.id, position), piece])?;
+                    chunks = position + 1;
+                }
+                (chunks, data.len() as u64)
+            }
+            Content::Staged { chunks, size } => {
+                // Now it has an owner. Without the mark it was swept, or never staged.
+                if *chunks > 0 && self.sql.unmark_unowned.execute([head.id.get()])? == 0 {
+                    return Err(Fault::rejected("the staged content is gone"));
+                }
+                (*chunks, *size)
+            }
+        };
+        self.insert_message(head, chunks, size, count)?;
+        let alone = count == 1 && chunks <= 1;
+        for (number, row) in (1..).zip(&message.recipients) {
+            self.insert_recipient(head, number, row, alone)?;
+        }
+        self.tally.messages += 1;
+        Ok(())
+    }
+
+    fn insert_message(
+        &mut self,
+        head: &Head,
+        chunks: u32,
+        content_size: u64,
+        recipients: usize,
+    ) -> Result<(), Fault> {
+        let (sender, sender_domain) = match head.reverse_path.mailbox() {
+            None => (String::new(), String::new()),
+            Some(mailbox) => (mailbox.to_string(), mailbox.domain().to_string()),
+        };
+        let extras = rows::join_extras(&head.extras).map_err(Fault::rejected)?;
+        self.sql.insert_message.execute(params![
+            head.id.get(),
+            head.arrived.millis(),
+            head.caller,
+            head.client,
+            sender,
+            sender_domain,
+            head.added_header,
+            head.message_id,
+            head.subject,
+            i64::try_from(head.size).unwrap_or(i64::MAX),
+            head.eight_bit,
+            head.utf8_headers,
+            rows::require_tls(head.require_tls),
+            head.envid,
+            head.ret.map(rows::ret),
+            head.priority,
+            head.lifetime.map(rows::millis),
+            head.max_attempts,
+            extras,
+            chunks,
+            i64::try_from(content_size).unwrap_or(i64::MAX),
+            recipients as i64,
+        ])?;
+        Ok(())
+    }
+
+    fn insert_recipient(
+        &mut self,
+        head: &Head,
+        number: u32,
+        row: &NewRow,
+        alone: bool,
+    ) -> Result<(), Fault> {
+        let destination = self.destination(&row.destination)?;
+        let now = self.clock.now().millis();
+        // an attempt that begins with the accepting commit is counted in it.
+        let (state, attempts, last, next) = match (&row.hold, &row.claim) {
+            (Some(_), _) => (State::Held, 0, None, row.due),
+            (None, Some(claim)) => (State::Claimed, 1, Some(now), claim.next_attempt),
+            (None, None) => (State::Queued, 0, None, row.due),
+        };
+        if state == State::Queued {
+            self.touched.insert(destination);
+        }
+        let path = &row.recipient.path;
+        let domain_text;
+        let domain = match path.domain() {
+            AddressDomain::Name(domain) => domain.as_str(),
+            literal @ AddressDomain::Literal(_) => {
+                domain_text = literal.to_string();
+                &domain_text
+            }
+        };
+        let state = rows::state_code(state);
+        self.sql.insert_recipient.execute(params![
+            rows::row_id(head.id, number),
+            state,
+            destination,
+            -i64::from(head.priority),
+            next.millis(),
+            attempts,
+            last,
+            alone,
+            path.to_string(),
+            domain,
+            rows::notify_code(row.recipient.notify),
+            row.recipient.orcpt,
+            row.hold.as_deref().unwrap_or_default(),
+        ])?;
+        self.tally.count(state, 1);
+        Ok(())
+    }
+
+    /// Content ahead of its message, marked as nobody's until the message comes.
+    pub(super) fn put_ahead(&mut self, id: QueueId, first: u32, data: &[u8]) -> Result<(), Fault> {
+        if first == 0 {
+            self.sql.mark_unowned.execute([id.get(), 0])?;
+        }
+        for (position, piece) in (first..).zip(data.chunks(CHUNK)) {
+            if position > MAX_NUMBER {
+                return Err(Fault::rejected("too many chunks"));
+            }
+            self.sql
+                .insert_chunk
+                .execute(params![rows::row_id(id, position), piece])?;
+        }
+        Ok(())
+    }
+
+    /// What was staged is not wanted any more; it is removed in steps.
+    pub(super) fn unstage(&mut self, id: QueueId) -> Result<(), Fault> {
+        self.sql.mark_unowned.execute([id.get(), 1])?;
+        self.sweep = true;
+        Ok(())
+    }
+
+    /// When it is due at the latest.
+    pub(super) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+}

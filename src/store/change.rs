@@ -1,0 +1,235 @@
+//! What operators change (CTL-8, CTL-11 to CTL-14), and the pull after a backward clock step (RT-9).
+//!
+//! A reader finds the rows, a page at a time by key; the writer looks at each again before it changes it, so that the
+//! outcome committed first stands (CTL-24).
+
+use std::sync::Arc;
+
+use rusqlite::params;
+
+use super::fault::Fault;
+use super::rows;
+use super::settle::{End, Ends, Found, Wish};
+use super::writer::{Answer, Writer};
+use super::{Change, DestinationKey, State};
+use crate::clock::Timestamp;
+
+/// Rows per transaction (CTL-8).
+pub(super) const STEP: usize = 10_000;
+
+/// Status of a recipient that an operator fails (CTL-12).
+const FAIL_STATUS: &str = "5.7.0";
+
+/// A change to some rows, by their row ids.
+pub(super) struct ChangeStep {
+    pub(super) rows: Arc<[i64]>,
+    pub(super) change: Change,
+    pub(super) uid: u32,
+}
+
+/// What became of a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Hit {
+    /// Changed, and it waits in this group now if that is new.
+    Changed(Option<DestinationKey>),
+    /// A worker has it.
+    Claimed,
+    /// The change does not concern it (any more).
+    Left,
+}
+
+/// What a change would do to a row in a state; the dry run and the writer ask the same.
+pub(super) fn concerns(change: &Change, state: State) -> Hit {
+    let changed = Hit::Changed(None);
+    match (change, state) {
+        (_, State::Delivered | State::Failed | State::Expired | State::Dropped) => Hit::Left,
+        // CTL-11: held recipients are not touched and not counted.
+        (Change::Kick { .. }, State::Queued) => changed,
+        (Change::Kick { .. }, State::Held) => Hit::Left,
+        (Change::Drop { .. } | Change::Fail { .. }, State::Queued | State::Held) => changed,
+        (Change::Drop { wait: true } | Change::Fail { wait: true, .. }, State::Claimed) => changed,
+        (Change::Kick { .. } | Change::Drop { .. } | Change::Fail { .. }, State::Claimed) => {
+            Hit::Claimed
+        }
+        // A claimed recipient is held when its attempt ends undelivered.
+        (Change::Hold { .. }, State::Queued | State::Claimed) => changed,
+        (Change::Hold { .. }, State::Held) => Hit::Left,
+        (Change::Release, State::Held) => changed,
+        (Change::Release, State::Queued | State::Claimed) => Hit::Left,
+        // From the next attempt on.
+        (Change::Route { .. }, State::Queued | State::Held | State::Claimed) => changed,
+    }
+}
+
+impl Writer<'_> {
+    pub(super) fn change(&mut self, step: &ChangeStep) -> Result<Vec<Hit>, Fault> {
+        let mut ended = Ends::default();
+        let mut hits = Vec::with_capacity(step.rows.len());
+        for &row in step.rows.iter() {
+            let hit = match self.find(row)? {
+                Some(found) => self.change_one(&found, step, &mut ended)?,
+                None => Hit::Left,
+            };
+            hits.push(hit);
+        }
+        self.close_messages(&ended)?;
+        Ok(hits)
+    }
+
+    fn change_one(
+        &mut self,
+        found: &Found,
+        step: &ChangeStep,
+        ended: &mut Ends,
+    ) -> Result<Hit, Fault> {
+        let state = rows::state(found.state).map_err(|damage| Fault::rejected(damage.0))?;
+        if matches!(step.change, Change::Release)
+            && state == State::Claimed
+            && found.wish == Wish::Hold
+        {
+            self.clear_wish(found.id)?;
+            return Ok(Hit::Changed(None));
+        }
+        let hit = concerns(&step.change, state);
+        if hit != Hit::Changed(None) {
+            return Ok(hit);
+        }
+        let claimed = state == State::Claimed;
+        match &step.change {
+            Change::Kick { at } => {
+                // RT-6: neither count nor expiry change.
+                self.sql.set_next.execute(params![found.id, at.millis()])?;
+                self.touched.insert(found.destination);
+            }
+            Change::Drop { .. } if claimed => self.set_wish(found, Wish::Drop, "", step.uid)?,
+            Change::Fail { text, .. } if claimed => {
+                self.set_wish(found, Wish::Fail, &fail_text(text), step.uid)?;
+            }
+            Change::Hold { reason } if claimed => {
+                // A wish to end it is not weakened.
+                if matches!(found.wish, Wish::None | Wish::Hold) {
+                    self.set_wish(found, Wish::Hold, reason, step.uid)?;
+                }
+            }
+            Change::Drop { .. } => self.cancel(found, State::Dropped, "", step.uid, ended)?,
+            Change::Fail { text, .. } => {
+                self.cancel(found, State::Failed, &fail_text(text), step.uid, ended)?;
+            }
+            Change::Hold { reason } => self.hold_row(found, reason)?,
+            Change::Release => {
+                self.sql.release_held.execute([found.id])?;
+                self.touched.insert(found.destination);
+                self.tally.held -= 1;
+                self.tally.queued += 1;
+            }
+            Change::Route {
+                transport,
+                destination,
+            } => {
+                let key = destination
+                    .clone()
+                    .unwrap_or_else(|| DestinationKey(found.domain.as_str().into()));
+                let to = self.destination(&key)?;
+                self.sql
+                    .set_route
+                    .execute(params![found.id, transport, to])?;
+                self.touched.extend([found.destination, to]);
+                return Ok(Hit::Changed(Some(key)));
+            }
+        }
+        Ok(hit)
+    }
+
+    fn set_wish(&mut self, found: &Found, wish: Wish, text: &str, uid: u32) -> Result<(), Fault> {
+        self.sql
+            .set_wish
+            .execute(params![found.id, wish as i64, text, uid])?;
+        Ok(())
+    }
+
+    fn cancel(
+        &mut self,
+        found: &Found,
+        state: State,
+        text: &str,
+        uid: u32,
+        ended: &mut Ends,
+    ) -> Result<(), Fault> {
+        self.note_operator(found, text, Some(i64::from(uid)))?;
+        let blocker = if text.is_empty() {
+            "canceled by operator"
+        } else {
+            text
+        };
+        let end = End {
+            state,
+            blocker,
+            doubt: found.doubt,
+            transport: None,
+            dialled: None,
+        };
+        self.end(found, &end, ended)
+    }
+
+    /// RT-9: after a backward step, no row that waits because of an attempt or an arrival in the future waits longer than
+    /// to `horizon`. Rows that were put off on purpose, by a time asked for, stay.
+    pub(super) fn pull_in(
+        &mut self,
+        now: Timestamp,
+        horizon: Timestamp,
+        after: (i64, i64),
+    ) -> Result<Answer, Fault> {
+        let (now, horizon) = (now.millis(), horizon.millis());
+        let page: Vec<[i64; 6]> = self
+            .sql
+            .far_ahead
+            .query_map(params![horizon, after.0, after.1, STEP as i64], |row| {
+                Ok([
+                    row.get(0)?,
+                    row.get(1)?,
+                    row.get(2)?,
+                    row.get(3)?,
+                    row.get::<_, Option<i64>>(4)?.unwrap_or(0),
+                    row.get(5)?,
+                ])
+            })?
+            .collect::<rusqlite::Result<_>>()?;
+        let mut changed = 0;
+        for [id, _, state, destination, last_attempt, arrived] in &page {
+            if (*last_attempt).max(*arrived) > now {
+                self.sql.set_next.execute([*id, horizon])?;
+                changed += 1;
+                if *state == rows::state_code(State::Queued) {
+                    self.touched.insert(*destination);
+                }
+            }
+        }
+        let more = (page.len() == STEP).then(|| page.last().map(|row| (row[1], row[0])));
+        Ok(Answer::PulledIn(changed, more.flatten()))
+    }
+}
+
+fn fail_text(text: &str) -> String {
+    rows::cut(format!("{FAIL_STATUS} {text}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // CTL-11, CTL-12, CTL-13
+    #[test]
+    fn claimed_and_held_recipients_are_left_out_where_the_verb_says_so() {
+        let kick = Change::Kick {
+            at: Timestamp::from_secs(1),
+        };
+        assert_eq!(concerns(&kick, State::Queued), Hit::Changed(None));
+        assert_eq!(concerns(&kick, State::Claimed), Hit::Claimed);
+        assert_eq!(concerns(&kick, State::Held), Hit::Left);
+        let drop = |wait| Change::Drop { wait };
+        assert_eq!(concerns(&drop(false), State::Claimed), Hit::Claimed);
+        assert_eq!(concerns(&drop(true), State::Claimed), Hit::Changed(None));
+        assert_eq!(concerns(&drop(true), State::Delivered), Hit::Left);
+        assert_eq!(concerns(&Change::Release, State::Queued), Hit::Left);
+    }
+}

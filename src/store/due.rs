@@ -1,0 +1,146 @@
+//! What is due, found by index: the cost does not follow the length of the queue (Q-20).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use rusqlite::{Connection, OptionalExtension};
+
+use super::rows::{self, Damage, HEAD, RECIPIENT};
+use super::{DestinationKey, DueDestination, DueRecipient, StoreError, fault};
+use crate::clock::Timestamp;
+use crate::message::{Head, QueueId};
+
+pub(super) const DESTINATIONS: &str = "SELECT id, key, next_due FROM destination INDEXED BY destination_due \
+    WHERE next_due IS NOT NULL AND next_due <= ?1 AND (next_due, id) > (?2, ?3) ORDER BY next_due, id LIMIT ?4";
+pub(super) const NEXT_DUE: &str = "SELECT next_due FROM destination INDEXED BY destination_due \
+    WHERE next_due IS NOT NULL ORDER BY next_due LIMIT 1";
+const FIND: &str = "SELECT id FROM destination WHERE key = ?1";
+/// The first row of the next priority level: one seek.
+pub(super) const LEVEL: &str = "SELECT rank FROM recipient INDEXED BY recipient_due \
+    WHERE state = 0 AND destination = ?1 AND rank > ?2 ORDER BY rank LIMIT 1";
+
+/// Due rows of one level, in the order of the index.
+pub(super) fn rows_sql() -> String {
+    format!(
+        "SELECT {RECIPIENT} FROM recipient r INDEXED BY recipient_due \
+         WHERE r.state = 0 AND r.destination = ?1 AND r.rank = ?2 AND r.next_attempt <= ?3 \
+         ORDER BY r.next_attempt, r.id LIMIT ?4"
+    )
+}
+
+/// The head of one message.
+pub(super) fn head_sql() -> String {
+    format!("SELECT {HEAD} FROM message m WHERE m.id = ?1")
+}
+
+/// Rows that cannot be read, by message: they are to be held (Q-17).
+pub(super) type Damaged = Vec<(QueueId, String)>;
+
+fn sql(error: rusqlite::Error) -> StoreError {
+    fault::answer_for(&error)
+}
+
+pub(super) fn destinations(
+    conn: &Connection,
+    now: Timestamp,
+    after: Option<(Timestamp, i64)>,
+    limit: usize,
+) -> Result<Vec<DueDestination>, StoreError> {
+    let (after_due, after_id) = after.map_or((-1, 0), |(due, id)| (due.millis(), id));
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let read = || {
+        let mut statement = conn.prepare_cached(DESTINATIONS)?;
+        let found = statement.query_map([now.millis(), after_due, after_id, limit], |row| {
+            Ok(DueDestination {
+                row: row.get(0)?,
+                key: DestinationKey(row.get::<_, Arc<str>>(1)?),
+                next_due: Timestamp::from_millis(row.get(2)?),
+            })
+        })?;
+        found.collect::<rusqlite::Result<_>>()
+    };
+    read().map_err(sql)
+}
+
+pub(super) fn next(conn: &Connection) -> Result<Option<Timestamp>, StoreError> {
+    let read = || {
+        conn.prepare_cached(NEXT_DUE)?
+            .query_row([], |row| row.get(0))
+            .optional()
+    };
+    Ok(read().map_err(sql)?.map(Timestamp::from_millis))
+}
+
+/// Due recipients by priority, then due time, then id. Reads only.
+pub(super) fn recipients(
+    conn: &Connection,
+    key: &DestinationKey,
+    now: Timestamp,
+    limit: usize,
+) -> Result<(Vec<DueRecipient>, Damaged), StoreError> {
+    let mut found = Vec::new();
+    let mut damaged = Damaged::new();
+    let mut heads = Heads::default();
+    let destination: Option<i64> = conn
+        .prepare_cached(FIND)
+        .and_then(|mut statement| statement.query_row([&key.0], |row| row.get(0)).optional())
+        .map_err(sql)?;
+    let Some(destination) = destination else {
+        return Ok((found, damaged));
+    };
+    let mut level = conn.prepare_cached(LEVEL).map_err(sql)?;
+    let mut due = conn.prepare_cached(&rows_sql()).map_err(sql)?;
+    let mut rank = i64::MIN;
+    while found.len() < limit {
+        let next: Option<i64> = level
+            .query_row([destination, rank], |row| row.get(0))
+            .optional()
+            .map_err(sql)?;
+        let Some(next) = next else { break };
+        rank = next;
+        let left = i64::try_from(limit - found.len()).unwrap_or(i64::MAX);
+        let mut rows = due
+            .query([destination, rank, now.millis(), left])
+            .map_err(sql)?;
+        while let Some(row) = rows.next().map_err(sql)? {
+            let id: i64 = row.get(0).map_err(sql)?;
+            let read = rows::recipient(row, 0, key.clone());
+            match read.and_then(|row| Ok((heads.get(conn, id)?, row))) {
+                Ok((head, row)) => found.push(DueRecipient { head, row }),
+                Err(damage) => note_damage(&mut damaged, id, damage),
+            }
+        }
+    }
+    Ok((found, damaged))
+}
+
+/// Remembers a damaged row by its message, each message once.
+pub(super) fn note_damage(damaged: &mut Damaged, row: i64, Damage(reason): Damage) {
+    let Some(id) = QueueId::new(rows::message_of(row)) else {
+        return;
+    };
+    if damaged.last().is_none_or(|(last, _)| *last != id) {
+        damaged.push((id, reason));
+    }
+}
+
+/// One `Arc` per message and answer.
+#[derive(Default)]
+pub(super) struct Heads(HashMap<i64, Result<Arc<Head>, Damage>>);
+
+impl Heads {
+    /// The head of the message that the recipient row belongs to.
+    pub(super) fn get(&mut self, conn: &Connection, row: i64) -> Result<Arc<Head>, Damage> {
+        let message = rows::message_of(row);
+        self.0
+            .entry(message)
+            .or_insert_with(|| {
+                conn.prepare_cached(&head_sql())?
+                    .query_row([message], |row| Ok(rows::head(row, 0)))
+                    .optional()?
+                    .ok_or_else(|| Damage("its message is missing".into()))?
+                    .map(Arc::new)
+            })
+            .clone()
+    }
+}

@@ -1,0 +1,233 @@
+//! The parts behind a [`Store`](super::Store): threads, channel, readers; how they start and how they end.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender, bounded};
+
+use super::checkpoint::{self, Checkpointer};
+use super::open::{self, Files, Role};
+use super::readers::Readers;
+use super::shared::{Fatal, Shared, lock};
+use super::writer::{Answer, GIVEN_UP, Gate, Job, Op, WAITING, Writer};
+use super::{OpenError, Recovery, Settings, StoreError, schema};
+use crate::clock::Clock;
+use crate::message::QueueId;
+
+/// Requests that may wait for the writer; more callers wait for a place.
+const WAITING_REQUESTS: usize = 1024;
+
+/// How long a client at the dot waits for its turn (IN-26). Once the writer has its request, it waits for the outcome.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// See the module.
+pub(super) struct Inner {
+    requests: Sender<Job>,
+    pub(super) readers: Readers,
+    pub(super) shared: Arc<Shared>,
+    pub(super) clock: Clock,
+    pub(super) wal: std::path::PathBuf,
+    parts: Mutex<Option<Parts>>,
+}
+
+/// What ends with the store, taken once.
+struct Parts {
+    writer: JoinHandle<()>,
+    checkpointer: JoinHandle<Option<Checkpointer>>,
+    /// The checkpointer ends when this is dropped.
+    stop_checkpointer: Sender<()>,
+    files: Files,
+}
+
+impl Inner {
+    pub(super) fn open(settings: &Settings, clock: &Clock) -> Result<(Inner, Recovery), OpenError> {
+        let files = open::prepare(&settings.path)?;
+        let mut conn = open::connect(&files.database, Role::Writer)?;
+        schema::migrate(&mut conn)?;
+        open::check_contents(&conn, &files.database)?;
+        let next_id = conn
+            .query_row("SELECT next_id FROM queue WHERE one = 1", [], |row| {
+                row.get(0)
+            })
+            .map_err(|error| OpenError::Refused(error.to_string()))?;
+        let (wake, woken) = bounded(1);
+        let shared = Arc::new(Shared::new(settings.clone(), next_id, wake));
+        let seen = Arc::clone(&shared);
+        conn.wal_hook(Some(move |_: &mut _, frames| {
+            seen.frames.store(i64::from(frames), Ordering::Relaxed);
+            Ok(())
+        }))
+        .map_err(|error| OpenError::System(error.to_string()))?;
+        let recovery = {
+            let mut writer = Writer::new(&conn, clock.clone(), Arc::clone(&shared))
+                .map_err(|error| OpenError::Refused(error.to_string()))?;
+            writer
+                .recover(settings.in_doubt)
+                .map_err(|fault| OpenError::System(fault.into_answer().to_string()))?
+        };
+        let readers = Readers::open(&files.database)?;
+        let (gates, asked) = bounded(1);
+        let checkpointer = Checkpointer {
+            conn: open::connect(&files.database, Role::Checkpointer)?,
+            shared: Arc::clone(&shared),
+            gates,
+            database: files.database.clone(),
+            wal: files.wal.clone(),
+        };
+        let (requests, taken) = bounded(WAITING_REQUESTS);
+        let (stop, stopped) = bounded(0);
+        let system = |error: std::io::Error| OpenError::System(format!("thread: {error}"));
+        let writer = {
+            let (clock, shared) = (clock.clone(), Arc::clone(&shared));
+            std::thread::Builder::new()
+                .name("store-writer".into())
+                .spawn(move || write(&conn, clock, &shared, &taken, &asked))
+                .map_err(system)?
+        };
+        let checkpointer = std::thread::Builder::new()
+            .name("store-checkpoint".into())
+            .spawn(move || copy(checkpointer, &woken, &stopped))
+            .map_err(system)?;
+        let inner = Inner {
+            requests,
+            readers,
+            shared,
+            clock: clock.clone(),
+            wal: files.wal.clone(),
+            parts: Mutex::new(Some(Parts {
+                writer,
+                checkpointer,
+                stop_checkpointer: stop,
+                files,
+            })),
+        };
+        Ok((inner, recovery))
+    }
+
+    /// Hands a request to the writer and waits for its outcome, however long the disk takes (ST-15).
+    pub(super) fn ask(&self, op: Op) -> Result<Answer, StoreError> {
+        let (job, answer) = self.job(op)?;
+        self.requests.send(job).map_err(|_| StoreError::Closed)?;
+        // The writer drops what it does not take when it ends.
+        answer.recv().unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// The same, but gives up when the writer has not begun within 30 s: then nothing of it was, or will be, done.
+    pub(super) fn ask_briefly(&self, op: Op) -> Result<Answer, StoreError> {
+        let (job, answer) = self.job(op)?;
+        let state = Arc::clone(&job.state);
+        match self.requests.send_timeout(job, PATIENCE) {
+            Ok(()) => {}
+            Err(SendTimeoutError::Timeout(_)) => return Err(StoreError::Busy),
+            Err(SendTimeoutError::Disconnected(_)) => return Err(StoreError::Closed),
+        }
+        match answer.recv_timeout(PATIENCE) {
+            Ok(answer) => answer,
+            Err(RecvTimeoutError::Disconnected) => Err(StoreError::Closed),
+            Err(RecvTimeoutError::Timeout) => {
+                let given_up =
+                    state.compare_exchange(WAITING, GIVEN_UP, Ordering::AcqRel, Ordering::Acquire);
+                if given_up.is_ok() {
+                    return Err(StoreError::Busy);
+                }
+                answer.recv().unwrap_or(Err(StoreError::Closed))
+            }
+        }
+    }
+
+    /// Hands a request over without waiting for anything; it may be lost.
+    pub(super) fn tell(&self, op: Op) {
+        if let Ok((job, _)) = self.job(op) {
+            let _ = self.requests.try_send(job);
+        }
+    }
+
+    fn job(&self, op: Op) -> Result<(Job, Receiver<Result<Answer, StoreError>>), StoreError> {
+        self.shared.check_open()?;
+        let (reply, answer) = bounded(1);
+        let state = Arc::new(AtomicU8::new(WAITING));
+        Ok((Job { op, state, reply }, answer))
+    }
+
+    /// holds what is not final of the message; all other mail goes on.
+    pub(super) fn hold_damaged(&self, id: QueueId, reason: &str) {
+        log::error!("damaged qid={id} text=\"{}\"", reason.escape_debug());
+        let held = self.ask(Op::Damaged {
+            id,
+            reason: super::rows::cut(reason.to_owned()),
+        });
+        if let Err(error) = held {
+            log::error!("damaged qid={id} could not be held: {error}");
+        }
+    }
+
+    /// Ends everything in order. With `orderly` what is requested already is done and the end is marked.
+    pub(super) fn end(&self, orderly: bool) {
+        let Some(parts) = lock(&self.parts).take() else {
+            return;
+        };
+        self.shared.closed.store(true, Ordering::Release);
+        let (reply, _answer) = bounded(1);
+        let close = Job {
+            op: if orderly { Op::Close } else { Op::Leave },
+            state: Arc::new(AtomicU8::new(WAITING)),
+            reply,
+        };
+        // The writer may have ended by itself.
+        let _ = self.requests.send(close);
+        let _ = parts.writer.join();
+        self.readers.close();
+        drop(parts.stop_checkpointer);
+        if let Ok(Some(checkpointer)) = parts.checkpointer.join()
+            && orderly
+        {
+            checkpoint::finish(&checkpointer);
+        }
+        // The lock goes last.
+        drop(parts.files);
+    }
+}
+
+/// The last handle is gone without [`Store::close`](super::Store::close): as after a crash, but for the threads.
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.end(false);
+    }
+}
+
+/// The writer's thread.
+fn write(
+    conn: &rusqlite::Connection,
+    clock: Clock,
+    shared: &Arc<Shared>,
+    requests: &Receiver<Job>,
+    gates: &Receiver<Gate>,
+) {
+    let run = || match Writer::new(conn, clock, Arc::clone(shared)) {
+        Ok(mut writer) => writer.run(requests, gates),
+        Err(error) => shared.end(Fatal::Io(error.to_string())),
+    };
+    if catch_unwind(AssertUnwindSafe(run)).is_err() {
+        // PRC-3: the daemon must not go on listening.
+        shared.end(Fatal::Panic("store-writer".into()));
+    }
+}
+
+/// The checkpointer's thread; gives its connection back for the last checkpoint.
+fn copy(
+    checkpointer: Checkpointer,
+    woken: &Receiver<()>,
+    stopped: &Receiver<()>,
+) -> Option<Checkpointer> {
+    let run = || checkpoint::run(&checkpointer, woken, stopped);
+    if catch_unwind(AssertUnwindSafe(run)).is_err() {
+        checkpointer
+            .shared
+            .end(Fatal::Panic("store-checkpoint".into()));
+        return None;
+    }
+    Some(checkpointer)
+}

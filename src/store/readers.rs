@@ -1,0 +1,147 @@
+//! A few read-only connections that take turns. They never wait for the writer, nor it for them.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+
+use super::open::{self, Role};
+use super::shared::lock;
+use super::{OpenError, StoreError, fault};
+
+/// Read-only connections. Opened at start, so that a lack of descriptors later cannot take the queue away (PRC-5).
+const CONNECTIONS: usize = 4;
+
+/// A reader that takes longer is cut off, because the log cannot begin anew below it (ST-14).
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Virtual machine steps between two looks at the time.
+const STEPS: i32 = 10_000;
+
+/// How long a caller waits for a free connection.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct Reader {
+    conn: Connection,
+    /// Milliseconds since `start` at which it is cut off.
+    until: Arc<AtomicU64>,
+}
+
+struct Pool {
+    free: Vec<Reader>,
+    closed: bool,
+}
+
+/// The pool.
+pub(super) struct Readers {
+    pool: Mutex<Pool>,
+    returned: Condvar,
+    start: Instant,
+}
+
+impl Readers {
+    pub(super) fn open(path: &Path) -> Result<Readers, OpenError> {
+        let start = Instant::now();
+        let mut free = Vec::with_capacity(CONNECTIONS);
+        for _ in 0..CONNECTIONS {
+            let mut conn = open::connect(path, Role::Reader)?;
+            let until = Arc::new(AtomicU64::new(u64::MAX));
+            let limit = Arc::clone(&until);
+            conn.progress_handler(
+                STEPS,
+                Some(move || millis(start.elapsed()) > limit.load(Ordering::Relaxed)),
+            )
+            .map_err(|error| OpenError::System(error.to_string()))?;
+            free.push(Reader { conn, until });
+        }
+        Ok(Readers {
+            pool: Mutex::new(Pool {
+                free,
+                closed: false,
+            }),
+            returned: Condvar::new(),
+            start,
+        })
+    }
+
+    /// Runs `read` in one read transaction: what it sees is one snapshot, and the latest commit at its begin.
+    pub(super) fn read<T>(
+        &self,
+        read: impl FnOnce(&Connection) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let reader = Borrowed {
+            reader: Some(self.borrow()?),
+            readers: self,
+        };
+        let Some(Reader { conn, until }) = reader.reader.as_ref() else {
+            return Err(StoreError::Closed);
+        };
+        until.store(millis(self.start.elapsed() + LIMIT), Ordering::Relaxed);
+        let sql = |error: rusqlite::Error| fault::answer_for(&error);
+        // Ends with a rollback, which for a reader is the same as a commit.
+        let snapshot = conn.unchecked_transaction().map_err(sql)?;
+        read(&snapshot)
+    }
+
+    fn borrow(&self) -> Result<Reader, StoreError> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut pool = lock(&self.pool);
+        loop {
+            if pool.closed {
+                return Err(StoreError::Closed);
+            }
+            if let Some(reader) = pool.free.pop() {
+                return Ok(reader);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(StoreError::Busy);
+            }
+            pool = self
+                .returned
+                .wait_timeout(pool, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    /// Closes all connections; those in use as soon as they come back.
+    pub(super) fn close(&self) {
+        let free = {
+            let mut pool = lock(&self.pool);
+            pool.closed = true;
+            std::mem::take(&mut pool.free)
+        };
+        drop(free);
+        self.returned.notify_all();
+    }
+}
+
+/// Comes back to the pool on every way out.
+struct Borrowed<'a> {
+    reader: Option<Reader>,
+    readers: &'a Readers,
+}
+
+impl Drop for Borrowed<'_> {
+    fn drop(&mut self) {
+        let Some(reader) = self.reader.take() else {
+            return;
+        };
+        let mut pool = lock(&self.readers.pool);
+        if pool.closed {
+            drop(pool);
+            drop(reader);
+        } else {
+            pool.free.push(reader);
+            drop(pool);
+            self.readers.returned.notify_one();
+        }
+    }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,191 @@
+//! What a start finds and puts right, before anything else runs. Any start is a recovery start; its cost follows
+//! what was in flight, never the length of the queue or of the history.
+
+use rusqlite::params;
+
+use super::fault::Fault;
+use super::rows::{self, Kind};
+use super::settle::{End, Ends, Found, Wish};
+use super::writer::Writer;
+use super::{Doubt, InDoubt, Recovery, State};
+use crate::message::QueueId;
+
+/// Rows per page.
+const STEP: i64 = 1000;
+
+impl Writer<'_> {
+    /// One transaction: a crash during recovery leaves it to the next start.
+    pub(super) fn recover(&mut self, in_doubt: InDoubt) -> Result<Recovery, Fault> {
+        self.sql.begin.execute([])?;
+        let mut found = Recovery::default();
+        let died = self
+            .conn
+            .query_row("SELECT clean = 0 FROM queue WHERE one = 1", [], |row| {
+                row.get(0)
+            })?;
+        self.recover_claimed(in_doubt, died, &mut found)?;
+        found.orphan_chunks = self.count_orphans()?;
+        self.conn.execute("UPDATE unowned SET kind = 1", [])?;
+        self.correct_destinations()?;
+        self.save_tally()?;
+        self.sql.save_clean.execute([0])?;
+        let ids = self.shared.ids.next_block();
+        self.sql.save_next_id.execute([ids.end])?;
+        self.sql.commit.execute([])?;
+        self.shared.ids.add(ids);
+        self.shared.set_tally(self.tally);
+        Ok(found)
+    }
+
+    /// whatever was claimed may have been sent.
+    fn recover_claimed(
+        &mut self,
+        in_doubt: InDoubt,
+        died: bool,
+        found: &mut Recovery,
+    ) -> Result<(), Fault> {
+        let mut ended = Ends::default();
+        let mut poison: Option<(i64, Option<String>)> = None;
+        let mut after = 0;
+        loop {
+            let page: Vec<i64> = self
+                .sql
+                .claimed
+                .query_map([after, STEP], |row| row.get(0))?
+                .collect::<rusqlite::Result<_>>()?;
+            let Some(&last) = page.last() else { break };
+            after = last;
+            for row in page {
+                let Some(recipient) = self.find(row)? else {
+                    continue;
+                };
+                let message = rows::message_of(row);
+                if poison.as_ref().is_none_or(|(known, _)| *known != message) {
+                    let reason = if died {
+                        self.count_death(message)?
+                    } else {
+                        None
+                    };
+                    if let (Some(_), Some(id)) = (&reason, QueueId::new(message)) {
+                        found.poisoned.push(id);
+                    }
+                    poison = Some((message, reason));
+                }
+                let reason = poison.as_ref().and_then(|(_, reason)| reason.as_deref());
+                self.put_in_doubt(&recipient, in_doubt, reason, &mut ended)?;
+                if let Ok(id) = rows::recipient_id(row) {
+                    found.in_doubt.push(id);
+                }
+            }
+        }
+        self.close_messages(&ended)?;
+        // The fellows of a poisoned recipient wait with it.
+        for id in found.poisoned.clone() {
+            let reason = self.poison_reason(id)?;
+            self.hold_message(id, &reason)?;
+        }
+        Ok(())
+    }
+
+    fn put_in_doubt(
+        &mut self,
+        found: &Found,
+        in_doubt: InDoubt,
+        poison: Option<&str>,
+        ended: &mut Ends,
+    ) -> Result<(), Fault> {
+        // the record of the attempt that was cut off.
+        let started = found.last_attempt.unwrap_or(0);
+        let cut_off = Kind::CutOff as i64;
+        self.sql.insert_note.execute(params![
+            found.id,
+            found.attempts,
+            cut_off,
+            started,
+            None::<String>,
+            None::<i64>
+        ])?;
+        if matches!(found.wish, Wish::Drop | Wish::Fail) {
+            let end = End {
+                state: State::Dropped,
+                blocker: "",
+                doubt: rows::doubt_code(Some(Doubt::InDoubt)),
+                transport: None,
+                dialled: None,
+            };
+            return self.end_as_wished(found, &end, ended);
+        }
+        let wished =
+            (found.wish == Wish::Hold).then(|| found.wish_text.clone().unwrap_or_default());
+        let hold = match (poison, wished, in_doubt) {
+            (Some(reason), _, _) => Some(reason.to_owned()),
+            (None, Some(reason), _) => Some(reason),
+            (None, None, InDoubt::Hold) => Some("in doubt: claimed when the daemon died".into()),
+            (None, None, InDoubt::Retry) => None,
+        };
+        let state = if hold.is_some() {
+            State::Held
+        } else {
+            State::Queued
+        };
+        let blocker = hold
+            .as_deref()
+            .unwrap_or("in doubt: the daemon died during the attempt");
+        let state = rows::state_code(state);
+        // RT-5: due after the back-off that the claim recorded.
+        self.sql.doubt.execute(params![found.id, state, blocker])?;
+        self.touched.insert(found.destination);
+        self.tally.claimed -= 1;
+        self.tally.count(state, 1);
+        self.tally.doubt += i64::from(found.doubt == 0);
+        Ok(())
+    }
+
+    /// one more death with this message claimed; the reason to hold it when it was one too many.
+    fn count_death(&mut self, message: i64) -> Result<Option<String>, Fault> {
+        let mut rows = self.sql.count_death.query([message])?;
+        let deaths: Option<u32> = match rows.next()? {
+            Some(row) => Some(row.get(0)?),
+            None => None,
+        };
+        drop(rows);
+        let (_, limit) = self.shared.limits();
+        Ok(deaths
+            .filter(|&deaths| limit > 0 && deaths >= limit)
+            .map(death_reason))
+    }
+
+    fn poison_reason(&mut self, id: QueueId) -> Result<String, Fault> {
+        let deaths = self.conn.query_row(
+            "SELECT deaths FROM message WHERE id = ?1",
+            [id.get()],
+            |row| row.get(0),
+        )?;
+        Ok(death_reason(deaths))
+    }
+
+    /// Chunks staged for messages that never came; they are removed while the daemon already runs.
+    fn count_orphans(&mut self) -> Result<u64, Fault> {
+        let mut staged = self
+            .conn
+            .prepare("SELECT message FROM unowned WHERE kind = 0")?;
+        let mut count = self
+            .conn
+            .prepare("SELECT count(*) FROM chunk WHERE id BETWEEN ?1 AND ?2")?;
+        let mut orphans = 0;
+        let mut found = staged.query([])?;
+        while let Some(row) = found.next()? {
+            let Some(id) = QueueId::new(row.get(0)?) else {
+                continue;
+            };
+            let (first, last) = rows::row_range(id);
+            let chunks: i64 = count.query_row([first, last], |row| row.get(0))?;
+            orphans += u64::try_from(chunks).unwrap_or(0);
+        }
+        Ok(orphans)
+    }
+}
+
+fn death_reason(deaths: u32) -> String {
+    format!("poison: the daemon died {deaths} times while it had this message claimed")
+}

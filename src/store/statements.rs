@@ -1,0 +1,140 @@
+//! The statements of the writer, prepared once. None of them may scan a table that grows: a test explains each.
+
+use rusqlite::{Connection, Statement};
+
+macro_rules! statements {
+    ($($(#[$doc:meta])* $name:ident: $sql:expr;)*) => {
+        /// All statements of the writer on its connection.
+        pub(super) struct Statements<'c> {
+            $($(#[$doc])* pub(super) $name: Statement<'c>,)*
+        }
+
+        impl<'c> Statements<'c> {
+            pub(super) fn prepare(conn: &'c Connection) -> rusqlite::Result<Statements<'c>> {
+                Ok(Statements { $($name: conn.prepare($sql)?,)* })
+            }
+        }
+
+        /// Their names and texts, for the test.
+        #[cfg(test)]
+        pub(super) const ALL: &[(&str, &str)] = &[$((stringify!($name), $sql),)*];
+    };
+}
+
+statements! {
+    begin: "BEGIN IMMEDIATE";
+    commit: "COMMIT";
+    rollback: "ROLLBACK";
+    savepoint: "SAVEPOINT request";
+    release: "RELEASE request";
+    rollback_to: "ROLLBACK TO request";
+
+    save_tally: "UPDATE queue SET messages = ?1, queued = ?2, claimed = ?3, held = ?4, doubt = ?5 WHERE one = 1";
+    save_next_id: "UPDATE queue SET next_id = ?1 WHERE one = 1";
+    save_clean: "UPDATE queue SET clean = ?1 WHERE one = 1";
+
+    insert_message: "INSERT INTO message (id, arrived, caller, client, sender, sender_domain, header, message_id, subject, \
+        size, eight_bit, utf8_headers, require_tls, envid, ret, priority, lifetime, max_attempts, extras, chunks, \
+        content_size, recipients, open) \
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?22)";
+    insert_chunk: "INSERT INTO chunk (id, data) VALUES (?1, ?2)";
+    insert_recipient: "INSERT INTO recipient (id, state, destination, rank, next_attempt, attempts, last_attempt, alone, \
+        doubt, address, domain, notify, orcpt, blocker, wish) \
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 0, ?9, ?10, ?11, ?12, ?13, 0)";
+    mark_unowned: "INSERT INTO unowned (message, kind) VALUES (?1, ?2) ON CONFLICT DO UPDATE SET kind = excluded.kind";
+    unmark_unowned: "DELETE FROM unowned WHERE message = ?1";
+    /// The table holds what is being staged and what is being removed, no more.
+    next_unowned: "SELECT message FROM unowned WHERE kind = 1 LIMIT 1";
+    /// A bounded step of a sweep.
+    delete_chunks: "DELETE FROM chunk WHERE id IN (SELECT id FROM chunk WHERE id BETWEEN ?1 AND ?2 ORDER BY id LIMIT ?3)";
+    delete_chunk: "DELETE FROM chunk WHERE id = ?1";
+
+    find_destination: "SELECT id FROM destination WHERE key = ?1";
+    insert_destination: "INSERT INTO destination (key) VALUES (?1)";
+    /// The first queued row of the next priority level of a destination: one seek.
+    next_level: "SELECT rank, next_attempt FROM recipient INDEXED BY recipient_due \
+        WHERE state = 0 AND destination = ?1 AND rank > ?2 ORDER BY rank, next_attempt LIMIT 1";
+    save_next_due: "UPDATE destination SET next_due = ?2 WHERE id = ?1 AND next_due IS NOT ?2";
+
+    claim: "UPDATE recipient SET state = 1, attempts = attempts + 1, last_attempt = ?3, next_attempt = ?4 \
+        WHERE id = ?1 AND state = 0 AND attempts = ?2 RETURNING destination";
+    move_to: "UPDATE recipient SET destination = ?3 WHERE id = ?1 AND state = 0 AND attempts = ?2";
+
+    find_recipient: "SELECT state, destination, attempts, last_attempt, alone, doubt, domain, dialled, wish, wish_text, wish_uid \
+        FROM recipient WHERE id = ?1";
+    finish: "UPDATE recipient SET state = ?2, finished = ?3, blocker = ?4, doubt = ?5, used = coalesce(?6, used), \
+        dialled = coalesce(?7, dialled), wish = 0, wish_text = NULL, wish_uid = NULL WHERE id = ?1";
+    defer: "UPDATE recipient SET state = ?2, next_attempt = ?3, destination = ?4, blocker = ?5, doubt = ?6, used = ?7, \
+        dialled = ?8, wish = 0, wish_text = NULL, wish_uid = NULL WHERE id = ?1";
+    next_attempt: "SELECT next_attempt FROM recipient WHERE id = ?1";
+    give_back: "UPDATE recipient SET state = 0, next_attempt = ?2, attempts = attempts - 1, \
+        last_attempt = (SELECT max(started) FROM attempt WHERE recipient = ?1 AND kind < 2) WHERE id = ?1";
+    insert_attempt: "INSERT INTO attempt (recipient, ordinal, kind, started, duration, in_queue, in_connect, in_session, in_data, \
+        transport, host, address, dialled, source, tls, stage, code, status, text, cause, twice, worker, reused) \
+        VALUES (?1, ?2, 0, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)";
+    insert_note: "INSERT INTO attempt (recipient, ordinal, kind, started, text, uid) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    close_some: "UPDATE message SET open = open - ?2 WHERE id = ?1 RETURNING open, chunks";
+    count_fault: "UPDATE message SET faults = faults + 1 WHERE id = ?1 RETURNING faults";
+    count_death: "UPDATE message SET deaths = deaths + 1 WHERE id = ?1 RETURNING deaths";
+
+    set_next: "UPDATE recipient SET next_attempt = ?2 WHERE id = ?1";
+    hold: "UPDATE recipient SET state = 2, blocker = ?2 WHERE id = ?1";
+    release_held: "UPDATE recipient SET state = 0 WHERE id = ?1";
+    set_route: "UPDATE recipient SET transport = ?2, destination = ?3 WHERE id = ?1";
+    set_wish: "UPDATE recipient SET wish = ?2, wish_text = ?3, wish_uid = ?4 WHERE id = ?1";
+    /// Recipients of one message that are not final, a page at a time.
+    open_of_message: "SELECT id FROM recipient WHERE id > ?1 AND id <= ?2 AND state < 3 ORDER BY id LIMIT ?3";
+    /// What was claimed when the last run ended.
+    claimed: "SELECT id FROM recipient INDEXED BY recipient_state WHERE state = 1 AND state < 3 AND id > ?1 \
+        ORDER BY id LIMIT ?2";
+    doubt: "UPDATE recipient SET state = ?2, doubt = 1, blocker = ?3, wish = 0, wish_text = NULL, wish_uid = NULL WHERE id = ?1";
+    /// Latest due first: what a backward step of the clock left too far ahead.
+    far_ahead: "SELECT r.id, r.next_attempt, r.state, r.destination, r.last_attempt, m.arrived \
+        FROM recipient r INDEXED BY recipient_next CROSS JOIN message m ON m.id = r.id >> 20 \
+        WHERE r.state < 3 AND r.next_attempt > ?1 AND (r.next_attempt, r.id) < (?2, ?3) \
+        ORDER BY r.next_attempt DESC, r.id DESC LIMIT ?4";
+
+    set_pause: "INSERT INTO pause (scope, name, since, until, reason) VALUES (?1, ?2, ?3, ?4, ?5) \
+        ON CONFLICT DO UPDATE SET since = excluded.since, until = excluded.until, reason = excluded.reason";
+    lift_pause: "DELETE FROM pause WHERE scope = ?1 AND name = ?2";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::schema;
+
+    /// The plan of a statement, one line per step.
+    pub(in crate::store) fn plan(conn: &Connection, sql: &str) -> Vec<String> {
+        let mut statement = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        let parameters = statement.parameter_count();
+        statement
+            .query_map(rusqlite::params_from_iter(vec![1; parameters]), |row| {
+                row.get(3)
+            })
+            .unwrap()
+            .map(Result::unwrap)
+            .collect()
+    }
+
+    // Q-20
+    #[test]
+    fn no_statement_of_the_writer_scans_a_table_that_grows() {
+        let mut conn = Connection::open_in_memory().unwrap();
+        schema::migrate(&mut conn).unwrap();
+        for (name, sql) in ALL {
+            if ["BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE"]
+                .iter()
+                .any(|word| sql.starts_with(word))
+            {
+                continue;
+            }
+            for step in plan(&conn, sql) {
+                // `unowned` does not grow with the queue.
+                let small = step.starts_with("SCAN unowned");
+                assert!(!step.starts_with("SCAN") || small, "{name}: {step}");
+                assert!(!step.contains("TEMP B-TREE"), "{name}: {step}");
+            }
+        }
+    }
+}

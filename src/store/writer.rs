@@ -1,0 +1,573 @@
+//! The one thread that writes: many requests, one transaction, one sync.
+//!
+//! It takes one request, drains what else waits (at most 256 requests or 8 MiB), applies each in its own savepoint, so
+//! that a bad one fails alone, commits once and then answers all, in order (ST-15, ST-16). An idle store commits at once.
+//!
+//! What a request may assume: when its answer is positive, its commit is on disk. When the COMMIT itself failed for a
+//! reason other than lack of space, nobody knows what is on disk: all requests of the group are told so, nothing is
+//! repeated, and the store ends (ST-3, ST-4).
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Sender, TryRecvError, select_biased};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::change::ChangeStep;
+use super::fault::{self, Fault};
+use super::shared::{Fatal, Shared, Tally};
+use super::statements::Statements;
+use super::{
+    ClaimRequest, Claimed, DestinationKey, Head, NewRow, Pause, PauseScope, Settlement, StoreError,
+};
+use crate::clock::{Clock, Timestamp};
+use crate::message::QueueId;
+
+/// Most requests in one transaction (ST-16).
+const GROUP_REQUESTS: usize = 256;
+
+/// Most bytes of content in one transaction, but for a single larger request (ST-16).
+const GROUP_BYTES: usize = 8 << 20;
+
+/// Destination ids remembered; a miss costs one seek.
+const KNOWN_DESTINATIONS: usize = 10_000;
+
+/// Chunks removed per step of a sweep.
+pub(super) const SWEEP_STEP: i64 = 16;
+
+/// What the writer is asked for.
+pub(super) enum Op {
+    Enqueue(Enqueue),
+    Stage {
+        id: QueueId,
+        first: u32,
+        data: Vec<u8>,
+    },
+    Unstage {
+        id: QueueId,
+    },
+    Claim(Vec<ClaimRequest>),
+    Settle(Settlement),
+    Unclaim {
+        id: QueueId,
+        numbers: Vec<u32>,
+        due: Timestamp,
+    },
+    Change(ChangeStep),
+    /// Holds what is not final of a damaged message.
+    Damaged {
+        id: QueueId,
+        reason: String,
+    },
+    PullIn {
+        now: Timestamp,
+        horizon: Timestamp,
+        after: (i64, i64),
+    },
+    Pause {
+        scope: PauseScope,
+        pause: Option<Pause>,
+    },
+    ReserveIds,
+    /// Everything before it is done; the writer marks an orderly end and ends.
+    Close,
+    /// The same without the mark.
+    Leave,
+}
+
+/// A message to accept, as the writer sees it.
+pub(super) struct Enqueue {
+    pub(super) head: Arc<Head>,
+    pub(super) recipients: Vec<NewRow>,
+    pub(super) exempt: bool,
+    pub(super) content: Content,
+}
+
+/// Its content.
+pub(super) enum Content {
+    Inline(Arc<[u8]>),
+    /// Already there: rows and octets.
+    Staged {
+        chunks: u32,
+        size: u64,
+    },
+}
+
+impl Op {
+    fn weight(&self) -> usize {
+        match self {
+            Op::Enqueue(Enqueue {
+                content: Content::Inline(data),
+                ..
+            }) => data.len(),
+            Op::Stage { data, .. } => data.len(),
+            _ => 0,
+        }
+    }
+}
+
+/// What it answers.
+#[derive(Debug)]
+pub(super) enum Answer {
+    Done,
+    Claimed(Vec<Claimed>),
+    /// Per row of the step: see [`super::change::Hit`].
+    Changed(Vec<super::change::Hit>),
+    /// Whether there was something to lift.
+    Lifted(bool),
+    Ids(std::ops::Range<i64>),
+    /// How many rows changed, and where to go on.
+    PulledIn(u64, Option<(i64, i64)>),
+}
+
+/// A request on its way.
+pub(super) struct Job {
+    pub(super) op: Op,
+    /// [`WAITING`] until the writer takes it or its owner gives up.
+    pub(super) state: Arc<AtomicU8>,
+    pub(super) reply: Sender<Result<Answer, StoreError>>,
+}
+
+/// Not yet taken.
+pub(super) const WAITING: u8 = 0;
+/// The writer has it: its outcome must be awaited.
+pub(super) const TAKEN: u8 = 1;
+/// Its owner gave up waiting: it must not be done.
+pub(super) const GIVEN_UP: u8 = 2;
+
+/// The checkpointer asks the writer to stand still between two transactions.
+pub(super) struct Gate {
+    /// Told when the writer stands.
+    pub(super) ready: Sender<()>,
+    /// The writer goes on when this disconnects.
+    pub(super) done: Receiver<()>,
+}
+
+/// The state of the writer.
+pub(super) struct Writer<'c> {
+    pub(super) conn: &'c Connection,
+    pub(super) sql: Statements<'c>,
+    pub(super) clock: Clock,
+    pub(super) shared: Arc<Shared>,
+    /// Counts as of the requests applied so far.
+    pub(super) tally: Tally,
+    /// Destinations whose `next_due` may have changed in this transaction.
+    pub(super) touched: BTreeSet<i64>,
+    known: HashMap<DestinationKey, i64>,
+    /// There is content to sweep.
+    pub(super) sweep: bool,
+    /// The end is to be marked as such.
+    orderly: bool,
+}
+
+/// What a group came to.
+enum Outcome {
+    Committed(Vec<Result<Answer, StoreError>>),
+    /// The transaction is gone and nothing of it was kept: each request has to be tried alone.
+    RolledBack(StoreError),
+    /// Nobody knows.
+    Unknown(String),
+}
+
+impl<'c> Writer<'c> {
+    pub(super) fn new(
+        conn: &'c Connection,
+        clock: Clock,
+        shared: Arc<Shared>,
+    ) -> rusqlite::Result<Writer<'c>> {
+        let tally = Tally::read(conn)?;
+        Ok(Writer {
+            conn,
+            sql: Statements::prepare(conn)?,
+            clock,
+            shared,
+            tally,
+            touched: BTreeSet::new(),
+            known: HashMap::new(),
+            sweep: true,
+            orderly: false,
+        })
+    }
+
+    /// Serves requests until all handles are gone, [`Op::Close`] comes, or the store ends.
+    pub(super) fn run(&mut self, requests: &Receiver<Job>, gates: &Receiver<Gate>) {
+        loop {
+            let first = match requests.try_recv() {
+                Ok(job) => job,
+                Err(TryRecvError::Disconnected) => return,
+                Err(TryRecvError::Empty) => {
+                    if self.sweep {
+                        // Nobody waits: a step of removing what finished messages left.
+                        if !self.sweep_alone() {
+                            return;
+                        }
+                        continue;
+                    }
+                    select_biased! {
+                        recv(requests) -> job => match job {
+                            Ok(job) => job,
+                            Err(_) => return,
+                        },
+                        recv(gates) -> gate => {
+                            if let Ok(gate) = gate {
+                                stand(&gate);
+                            }
+                            continue;
+                        }
+                    }
+                }
+            };
+            let mut jobs = Vec::new();
+            let mut closing = self.take(first, &mut jobs);
+            let mut bytes = jobs.first().map_or(0, |job| job.op.weight());
+            while !closing && jobs.len() < GROUP_REQUESTS && bytes < GROUP_BYTES {
+                match requests.try_recv() {
+                    Ok(job) => {
+                        bytes += job.op.weight();
+                        closing = self.take(job, &mut jobs);
+                    }
+                    Err(_) => break,
+                }
+            }
+            if !jobs.is_empty() && !self.serve(jobs) {
+                return;
+            }
+            if closing {
+                if self.orderly {
+                    self.leave_clean();
+                }
+                return;
+            }
+            if let Ok(gate) = gates.try_recv() {
+                stand(&gate);
+            }
+        }
+    }
+
+    /// Adds a job that is still wanted to the group; true when none follows.
+    fn take(&mut self, job: Job, jobs: &mut Vec<Job>) -> bool {
+        if matches!(job.op, Op::Close | Op::Leave) {
+            self.orderly = matches!(job.op, Op::Close);
+            return true;
+        }
+        let wanted =
+            job.state
+                .compare_exchange(WAITING, TAKEN, Ordering::AcqRel, Ordering::Acquire);
+        if wanted.is_ok() {
+            jobs.push(job);
+        }
+        false
+    }
+
+    /// Carries out a group and answers it; false when the store has ended.
+    fn serve(&mut self, jobs: Vec<Job>) -> bool {
+        match self.group(&jobs) {
+            Outcome::Committed(answers) => {
+                for (job, answer) in jobs.iter().zip(answers) {
+                    // A caller that is gone cannot be told; what it asked for stands.
+                    let _ = job.reply.send(answer);
+                }
+                true
+            }
+            Outcome::RolledBack(error) if jobs.len() == 1 => {
+                let _ = jobs[0].reply.send(Err(error));
+                true
+            }
+            Outcome::RolledBack(_) => {
+                // A full disk may refuse the group and still have room for most of its parts.
+                let mut alive = true;
+                for job in jobs {
+                    alive = alive && self.serve(vec![job]);
+                }
+                alive
+            }
+            Outcome::Unknown(text) => {
+                for job in &jobs {
+                    let _ = job.reply.send(Err(StoreError::Unknown(text.clone())));
+                }
+                self.shared.end(Fatal::Io(text));
+                false
+            }
+        }
+    }
+
+    fn group(&mut self, jobs: &[Job]) -> Outcome {
+        let began = Instant::now();
+        let before = self.tally;
+        self.touched.clear();
+        if let Err(error) = self.sql.begin.execute([]) {
+            return self.undone(before, &error);
+        }
+        let mut answers = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            match self.apply_alone(&job.op, jobs.len() > 1) {
+                Ok(answer) => answers.push(answer),
+                Err(error) => return self.undone(before, &error),
+            }
+        }
+        let reserved = match self.finish_group(&before) {
+            Ok(reserved) => reserved,
+            Err(error) => return self.undone(before, &error),
+        };
+        if let Err(error) = self.sql.commit.execute([]) {
+            if !fault::kept_nothing(&error) {
+                return Outcome::Unknown(error.to_string());
+            }
+            return self.undone(before, &error);
+        }
+        if let Some(ids) = reserved {
+            self.shared.ids.add(ids);
+        }
+        self.shared
+            .committed(self.tally, jobs.len(), began.elapsed());
+        Outcome::Committed(answers)
+    }
+
+    /// What belongs to the transaction once, however many requests it holds.
+    fn finish_group(&mut self, before: &Tally) -> rusqlite::Result<Option<std::ops::Range<i64>>> {
+        self.correct_destinations()?;
+        if self.sweep {
+            self.sweep = self.sweep_step()?;
+        }
+        if self.tally != *before {
+            self.save_tally()?;
+        }
+        // Ids are reserved along the way, so that `allocate_id` hardly ever waits.
+        let Some(ids) = self.shared.ids.next_block_if_low() else {
+            return Ok(None);
+        };
+        self.sql.save_next_id.execute([ids.end])?;
+        Ok(Some(ids))
+    }
+
+    pub(super) fn save_tally(&mut self) -> rusqlite::Result<usize> {
+        let tally = &self.tally;
+        self.sql.save_tally.execute([
+            tally.messages,
+            tally.queued,
+            tally.claimed,
+            tally.held,
+            tally.doubt,
+        ])
+    }
+
+    /// The group failed as a whole, before or at its COMMIT, and is rolled back.
+    fn undone(&mut self, before: Tally, error: &rusqlite::Error) -> Outcome {
+        self.tally = before;
+        self.known.clear();
+        if fault::is_io_failure(error) {
+            return Outcome::Unknown(error.to_string());
+        }
+        // SQLite may have rolled back by itself.
+        if !self.conn.is_autocommit()
+            && let Err(error) = self.sql.rollback.execute([])
+        {
+            return Outcome::Unknown(error.to_string());
+        }
+        Outcome::RolledBack(fault::answer_for(error))
+    }
+
+    /// One request in its savepoint. The outer error is one that the whole transaction does not survive.
+    fn apply_alone(
+        &mut self,
+        op: &Op,
+        savepoint: bool,
+    ) -> Result<Result<Answer, StoreError>, rusqlite::Error> {
+        let before = self.tally;
+        // A group of one is its own savepoint.
+        if savepoint {
+            self.sql.savepoint.execute([])?;
+        }
+        match self.apply(op) {
+            Ok(answer) => {
+                if savepoint {
+                    self.sql.release.execute([])?;
+                }
+                Ok(Ok(answer))
+            }
+            Err(fault) => {
+                self.tally = before;
+                self.known.clear();
+                if let Fault::Sql(error) = &fault {
+                    log::error!("store request failed: {error}");
+                }
+                // Some errors end the transaction and all that was applied before (SQLITE_FULL, SQLITE_NOMEM, ..).
+                if fault.is_fatal() || self.conn.is_autocommit() {
+                    return match fault {
+                        Fault::Sql(error) => Err(error),
+                        Fault::Reject(answer) => Ok(Err(answer)),
+                    };
+                }
+                if savepoint {
+                    self.sql.rollback_to.execute([])?;
+                    self.sql.release.execute([])?;
+                } else {
+                    self.sql.rollback.execute([])?;
+                    self.touched.clear();
+                    self.sql.begin.execute([])?;
+                }
+                Ok(Err(fault.into_answer()))
+            }
+        }
+    }
+
+    fn apply(&mut self, op: &Op) -> Result<Answer, Fault> {
+        match op {
+            Op::Enqueue(message) => self.enqueue(message).map(|()| Answer::Done),
+            Op::Stage { id, first, data } => {
+                self.put_ahead(*id, *first, data).map(|()| Answer::Done)
+            }
+            Op::Unstage { id } => self.unstage(*id).map(|()| Answer::Done),
+            Op::Claim(requests) => self.claim(requests).map(Answer::Claimed),
+            Op::Settle(settlement) => self.settle(settlement).map(|()| Answer::Done),
+            Op::Unclaim { id, numbers, due } => {
+                self.unclaim(*id, numbers, *due).map(|()| Answer::Done)
+            }
+            Op::Change(step) => self.change(step).map(Answer::Changed),
+            Op::Damaged { id, reason } => self.hold_message(*id, reason).map(|()| Answer::Done),
+            Op::PullIn {
+                now,
+                horizon,
+                after,
+            } => self.pull_in(*now, *horizon, *after),
+            Op::Pause { scope, pause } => self.set_pause(scope, pause.as_ref()).map(Answer::Lifted),
+            Op::ReserveIds => {
+                let ids = self.shared.ids.next_block();
+                self.sql.save_next_id.execute([ids.end])?;
+                Ok(Answer::Ids(ids))
+            }
+            // Never in a group.
+            Op::Close | Op::Leave => Ok(Answer::Done),
+        }
+    }
+
+    /// The id of a destination, made if it is new.
+    pub(super) fn destination(&mut self, key: &DestinationKey) -> Result<i64, Fault> {
+        if let Some(id) = self.known.get(key) {
+            return Ok(*id);
+        }
+        let found = self
+            .sql
+            .find_destination
+            .query_row([&key.0], |row| row.get(0))
+            .optional()?;
+        let id = match found {
+            Some(id) => id,
+            None => self.sql.insert_destination.insert([&key.0])?,
+        };
+        if self.known.len() >= KNOWN_DESTINATIONS {
+            self.known.clear();
+        }
+        self.known.insert(key.clone(), id);
+        Ok(id)
+    }
+
+    /// Makes `next_due` of all touched destinations exact: a seek per priority level in use.
+    pub(super) fn correct_destinations(&mut self) -> rusqlite::Result<()> {
+        for id in std::mem::take(&mut self.touched) {
+            let mut earliest: Option<i64> = None;
+            let mut rank = i64::MIN;
+            loop {
+                let level = self
+                    .sql
+                    .next_level
+                    .query_row([id, rank], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?)))
+                    .optional()?;
+                let Some((next_rank, due)) = level else { break };
+                rank = next_rank;
+                earliest = Some(earliest.map_or(due, |known| known.min(due)));
+            }
+            self.sql.save_next_due.execute(params![id, earliest])?;
+        }
+        Ok(())
+    }
+
+    fn set_pause(&mut self, scope: &PauseScope, pause: Option<&Pause>) -> Result<bool, Fault> {
+        let (kind, name) = super::pause::scope_name(scope);
+        match pause {
+            Some(pause) => {
+                self.sql.set_pause.execute(params![
+                    kind,
+                    name,
+                    pause.since.millis(),
+                    pause.until.map(Timestamp::millis),
+                    pause.reason
+                ])?;
+                Ok(true)
+            }
+            None => Ok(self.sql.lift_pause.execute([kind, name])? > 0),
+        }
+    }
+
+    /// One step of the sweep in a transaction of its own; false when the store has ended.
+    fn sweep_alone(&mut self) -> bool {
+        let began = Instant::now();
+        let swept = (|| {
+            self.sql.begin.execute([])?;
+            self.sweep = self.sweep_step()?;
+            self.sql.commit.execute([])
+        })();
+        match swept {
+            Ok(_) => {
+                self.shared.committed(self.tally, 0, began.elapsed());
+                true
+            }
+            Err(error) => match self.undone(self.tally, &error) {
+                Outcome::Unknown(text) => {
+                    self.shared.end(Fatal::Io(text));
+                    false
+                }
+                _ => {
+                    log::warn!("removal of finished content is put off: {error}");
+                    self.sweep = false;
+                    true
+                }
+            },
+        }
+    }
+
+    /// Removes a few chunks that no message owns; false when none is left.
+    pub(super) fn sweep_step(&mut self) -> rusqlite::Result<bool> {
+        let message: Option<i64> = self
+            .sql
+            .next_unowned
+            .query_row([], |row| row.get(0))
+            .optional()?;
+        let Some(message) = message else {
+            return Ok(false);
+        };
+        let Some(id) = QueueId::new(message) else {
+            self.sql.unmark_unowned.execute([message])?;
+            return Ok(true);
+        };
+        let (first, last) = super::rows::row_range(id);
+        let removed = self.sql.delete_chunks.execute([first, last, SWEEP_STEP])?;
+        if (removed as i64) < SWEEP_STEP {
+            self.sql.unmark_unowned.execute([message])?;
+        }
+        Ok(true)
+    }
+
+    /// The next start is then told from one after a death.
+    fn leave_clean(&mut self) {
+        let left = (|| {
+            self.sql.begin.execute([])?;
+            self.sql.save_clean.execute([1])?;
+            self.sql.commit.execute([])
+        })();
+        if let Err(error) = left {
+            log::warn!("the queue could not be marked as orderly closed: {error}");
+            if !self.conn.is_autocommit() {
+                let _ = self.sql.rollback.execute([]);
+            }
+        }
+    }
+}
+
+fn stand(gate: &Gate) {
+    let _ = gate.ready.send(());
+    // Ends when the checkpointer drops its side, also by a panic.
+    let _ = gate.done.recv();
+}
