@@ -1,5 +1,7 @@
 //! A temporary queue, and messages to put into it.
 
+#![allow(clippy::unwrap_used)] // a test that cannot set up its queue has failed
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
