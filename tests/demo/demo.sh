@@ -58,7 +58,8 @@ swaks --server "127.0.0.1:$SMTP_PORT" --helo swaks --from joe@demo.posthaste.tes
 grep -E '^<.*(250 2.1.[05]|queued as)' "$D/swaks.out" | indent
 
 say "Mail by the name that programs use"
-typed "printf '..' | sendmail -i -f joe@demo.posthaste.test dave@green.test"
+note "(a link named sendmail reads /etc/posthaste; here the configuration of this run is named instead)"
+typed "printf '..' | posthaste -f posthaste.toml sendmail -i -f joe@demo.posthaste.test dave@green.test"
 printf 'From: joe@demo.posthaste.test\nTo: dave@green.test\nSubject: by sendmail\n\nLine ends are made right.\n' |
   as_sendmail sendmail -i -f joe@demo.posthaste.test dave@green.test || die "sendmail ended with $?"
 note "exit status 0: it is in the queue"

@@ -16,7 +16,7 @@ sink_user=()
 PIDS=()
 D=$(mktemp -d "${TMPDIR:-/tmp}/posthaste.XXXXXX")
 chmod 755 "$D"
-mkdir "$D/queue" "$D/run" "$D/world" "$D/bin"
+mkdir "$D/queue" "$D/run" "$D/world"
 chown "$RUN_USER:$RUN_GROUP" "$D/queue" "$D/run" "$D/world"
 chmod 700 "$D/queue"
 
@@ -146,6 +146,9 @@ control() { { printf '%s\n' "$@"; echo quit; } | nc -U "$D/run/control"; }
 # queued: how many recipients are not final.
 queued() { control count | sed -n 's/^OK \([0-9]*\).*/\1/p' | head -n 1; }
 queue_is_empty() { [ "$(queued)" = 0 ]; }
+
+# as_sendmail NAME ARGUMENT..: the names sendmail, mailq and newaliases, for this daemon instead of the one in /etc.
+as_sendmail() { "$BIN/posthaste" -f "$D/posthaste.toml" "$@"; }
 
 # peak_kib PID: the most memory that a process has had resident.
 peak_kib() { awk '/^VmHWM/{print $2}' "/proc/$1/status"; }
