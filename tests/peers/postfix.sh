@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Debian's Postfix hands mail to the daemon, and takes mail from it: one instance, both ways.
+# Debian's Postfix hands mail to the daemon, and takes mail from it, by TLS: one instance, both ways.
 # Rules: CL-1, CL-14, CL-24, CL-29, DV-1, IN-1, IN-2, Q-13
 . "$(dirname "$0")/../tools/lib.sh"
 . "$(dirname "$0")/../tools/postfix.sh"
-need postfix smtp-source smtp-sink swaks nc
+need postfix smtp-source smtp-sink swaks openssl nc
 [ "$(id -u)" = 0 ] || { echo "skipped: a Postfix of our own needs root"; exit 77; }
 
 COUNT=200
@@ -15,11 +15,14 @@ dns_start \
 sink_start world 127.0.0.2
 config
 daemon_start
+openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=nobody.knows.test -keyout "$D/key.pem" -out "$D/cert.pem" 2>"$D/out" ||
+  die "openssl: $(cat "$D/out")"
 # What it takes for postfix.test goes into a maildir; everything else goes to the daemon, as to a smarthost.
 postfix_start "$D/postfix" "127.0.0.1:$postfix_port" "127.0.0.3:$WORLD_PORT" -- \
   "inet_interfaces = 127.0.0.1" \
   "relayhost = [127.0.0.1]:$SMTP_PORT" \
   "smtpd_recipient_restrictions = check_recipient_access inline:{ {nobody@postfix.test = 550 5.1.1 no such person} }" \
+  "smtpd_tls_security_level = may" "smtpd_tls_cert_file = $D/cert.pem" "smtpd_tls_key_file = $D/key.pem" \
   "virtual_mailbox_domains = postfix.test" \
   "virtual_mailbox_maps = static:all/" \
   "virtual_mailbox_base = $D/postfix/box" \
@@ -44,6 +47,9 @@ names=$(cat "$D"/postfix/box/all/new/* | grep -c '^Delivered-To: ')
 different=$(cat "$D"/postfix/box/all/new/* | grep '^Delivered-To: ' | sort -u | wc -l)
 [ "$names" = $COUNT ] && [ "$different" = $COUNT ] || die "$names deliveries, $different different"
 
+[ "$(grep 'deliver .*@postfix.test> .*result=delivered' "$D/log" | grep -vc 'tls=encrypted')" = 0 ] ||
+  die "not everything went by TLS: $(grep 'deliver .*@postfix.test> ' "$D/log" | grep -v tls=encrypted | head -n 1)"
+
 echo "An address that Postfix refuses is final, with Postfix's own words in the log; its fellow gets the mail"
 swaks --server "127.0.0.1:$SMTP_PORT" --from joe@demo.posthaste.test --to nobody@postfix.test,ok@postfix.test >"$D/out" 2>&1 ||
   die "swaks: $(cat "$D/out")"
@@ -51,4 +57,4 @@ until_true 20 grep -q 'deliver .*to=<ok@postfix.test>.*result=delivered' "$D/log
 grep 'deliver .*to=<nobody@postfix.test>' "$D/log" | grep 'result=failed' | grep -q 'no such person' ||
   die "the refused recipient: $(grep nobody@postfix.test "$D/log")"
 daemon_stop || die "the daemon ended with $?"
-echo "$COUNT messages from Postfix and $COUNT to Postfix, each once"
+echo "$COUNT messages from Postfix and $COUNT to Postfix by TLS, each once"

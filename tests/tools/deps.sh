@@ -16,6 +16,7 @@ want libc6-dev ldd
 want pkg-config pkg-config
 pkg-config --exists openssl 2>/dev/null || lacking+=(libssl-dev)
 want sqlite3 sqlite3
+want openssl openssl
 want python3 python3
 want curl curl
 want swaks swaks

@@ -36,7 +36,6 @@ smtpd_relay_restrictions = permit_mynetworks, reject
 smtp_host_lookup = native
 smtp_dns_support_level = disabled
 smtp_tls_security_level = none
-smtpd_tls_security_level = none
 CF
   } >"$dir/etc/main.cf"
   : >"$dir/etc/master.cf"
