@@ -68,8 +68,10 @@ def main() -> int:
     everything, shipped = tree("-e", "normal,build,dev"), tree("-e", "normal")
 
     allow = set(deny["licenses"]["allow"])
-    packages = {(p["name"], p["version"]): p
-                for p in json.loads(cargo("metadata", "--locked", "--format-version", "1"))["packages"]}
+    # Only this machine's platform, so that nothing is downloaded for others.
+    host = re.search(r"^host: (.*)$", cargo("-vV"), re.M)[1]
+    metadata = json.loads(cargo("metadata", "--locked", "--format-version", "1", "--filter-platform", host))
+    packages = {(p["name"], p["version"]): p for p in metadata["packages"]}
     for key in everything:
         package = packages[key]
         if not allowed(package["license"] or "none", allow):
