@@ -293,7 +293,14 @@ impl Walk {
         let deadline = Deadline::after(self.config.deliver.host_timeout.get()).min(self.deadline);
         let addresses = match &host.name {
             HostName::Ip(ip) => Addresses::Some(vec![*ip]),
-            HostName::Name(name) => self.ask(name, deadline),
+            HostName::Name(name) => {
+                let most = if host.checked && self.plan.implicit.is_none() {
+                    hosts::MAX_TARGET_CNAMES
+                } else {
+                    usize::MAX
+                };
+                self.ask(name, most, deadline)
+            }
         };
         LookedUp {
             addresses,
@@ -301,7 +308,7 @@ impl Walk {
         }
     }
 
-    fn ask(&self, name: &Domain, deadline: Deadline) -> Addresses {
+    fn ask(&self, name: &Domain, most_cnames: usize, deadline: Deadline) -> Addresses {
         let resolver = self.network.resolver();
         let families: &[IpFamily] = match self.config.deliver.family {
             Family::Only4 => &[IpFamily::V4],
@@ -312,6 +319,9 @@ impl Walk {
         let mut error: Option<DnsError> = None;
         for family in families {
             match resolver.addresses(name, *family, deadline) {
+                Ok(answer) if answer.cnames > most_cnames => {
+                    return Addresses::Unknown(format!("{} CNAMEs", answer.cnames));
+                }
                 Ok(answer) => match answer.found {
                     Found::Records(records) => found.extend(records),
                     // The name itself does not exist, whatever the family. Some servers say so wrongly of AAAA, which

@@ -299,3 +299,111 @@ pub(super) fn text(name: &Name) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::rr::rdata::{CNAME, MX};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn question() -> Question {
+        Question {
+            id: 0x1234,
+            name: Name::from_labels(["dest", "example"].map(str::as_bytes)).unwrap(),
+            kind: RecordType::MX,
+        }
+    }
+
+    /// A good answer by way of a CNAME.
+    fn good() -> Vec<u8> {
+        let question = question();
+        let real = Name::from_labels(["real", "example"].map(str::as_bytes)).unwrap();
+        let mut answer = Message::response(question.id, OpCode::Query);
+        answer.add_query(Query::query(question.name.clone(), question.kind));
+        answer.add_answer(Record::from_rdata(
+            question.name,
+            300,
+            RData::CNAME(CNAME(real.clone())),
+        ));
+        answer.add_answer(Record::from_rdata(
+            real.clone(),
+            300,
+            RData::MX(MX::new(10, real)),
+        ));
+        answer.to_vec().unwrap()
+    }
+
+    fn read_fresh(bytes: &[u8]) -> Reply {
+        read(bytes, &question(), &mut Chain::new(question().name))
+    }
+
+    #[test]
+    fn the_good_answer_is_understood() {
+        let mut chain = Chain::new(question().name);
+        let reply = read(&good(), &question(), &mut chain);
+        let Reply::Definite { data, facts } = reply else {
+            panic!("{reply:?}");
+        };
+        assert_eq!((chain.steps(), facts.ttl), (1, 300));
+        assert_eq!(
+            data,
+            Data::Mx(Found::Records(vec![MxRecord {
+                preference: 10,
+                exchange: "real.example".to_string()
+            }]))
+        );
+    }
+
+    // DNS-2
+    #[test]
+    fn an_answer_that_ends_early_is_ignored() {
+        let good = good();
+        for end in 0..good.len() {
+            assert_eq!(read_fresh(&good[..end]), Reply::NotOurs, "{end}");
+        }
+    }
+
+    // DNS-2
+    #[test]
+    fn a_query_that_comes_back_is_no_answer() {
+        assert_eq!(
+            read_fresh(&question().to_bytes(true).unwrap()),
+            Reply::NotOurs
+        );
+    }
+
+    // DV-5: bytes that no host name has stay visible as such.
+    #[test]
+    fn odd_bytes_in_names_are_escaped() {
+        let odd = Name::from_labels([&b"a.b"[..], &b"c\0d"[..], &b"EXAMPLE"[..]]).unwrap();
+        let text = text(&odd);
+        assert!(text.contains('\\') && text.ends_with(".example"), "{text}");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        // DNS-2, SEC-6
+        #[test]
+        fn random_bytes_never_panic_and_are_ignored(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+            read_fresh(&bytes);
+            let mut ours = vec![0x12, 0x34, 0x81, 0x80, 0, 1];
+            ours.extend(bytes);
+            read_fresh(&ours);
+        }
+
+        // DNS-2, SEC-6
+        #[test]
+        fn a_good_answer_with_bytes_changed_never_panics(
+            changes in prop::collection::vec((2_usize..80, any::<u8>()), 1..6)
+        ) {
+            let mut bytes = good();
+            for (at, value) in changes {
+                let at = at % bytes.len();
+                bytes[at] = value;
+            }
+            read_fresh(&bytes);
+        }
+    }
+}
