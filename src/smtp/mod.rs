@@ -5,6 +5,7 @@
 pub mod address;
 pub mod answer;
 pub mod command;
+pub mod client;
 pub mod data;
 pub mod ehlo;
 pub mod line;

@@ -1,0 +1,331 @@
+//! One transaction: MAIL, RCPT, DATA, content, dot; and which reply decides for which recipient.
+
+use super::{Broken, Command, Dialogue, Mail, Rcpt, Ready, Step, Wire, commands, says_goodbye};
+use crate::smtp::reply::Reply;
+
+/// What the peer said about one recipient.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer<'a> {
+    /// The whole transaction succeeded: this is the 2yz after the dot (CL-28).
+    Delivered(&'a Reply),
+    /// This reply to this command decides: 4yz or 5yz.
+    Refused(Command, &'a Reply),
+    /// It goes into a new transaction of the same session at once (CL-17).
+    Again,
+    /// Nothing decides: the session broke first.
+    Open,
+}
+
+#[derive(Debug)]
+enum Recipient {
+    Unasked,
+    Accepted,
+    Refused(Reply),
+    Again,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// The commands up to DATA.
+    Envelope,
+    /// The driver sends content.
+    Content,
+    /// A lone dot ends a DATA that nobody wants (CL-15).
+    LoneDot,
+    Dot,
+    Done,
+}
+
+/// A transaction under way.
+#[derive(Debug)]
+pub struct Transaction {
+    wire: Wire,
+    /// RSET if needed, MAIL, all RCPT and DATA, each with the place in `script` where it ends.
+    script: String,
+    ends: Vec<(Command, usize)>,
+    /// How many of `ends` are sent, and how many answered.
+    sent: usize,
+    answered: usize,
+    recipients: Vec<Recipient>,
+    /// The reply that decides for all recipients not refused by a reply of their own.
+    end: Option<(Command, Reply)>,
+    accepted: usize,
+    state: State,
+    begun: bool,
+    reset_after: Option<String>,
+}
+
+impl Transaction {
+    pub(super) fn new<'a>(
+        ready: Ready,
+        mail: &Mail<'_>,
+        recipients: impl Iterator<Item = Rcpt<'a>>,
+    ) -> Transaction {
+        let Ready { wire, reset_after } = ready;
+        let mut script = String::new();
+        let mut ends = Vec::new();
+        if reset_after.is_some() {
+            script.push_str("RSET\r\n");
+            ends.push((Command::Rset, script.len()));
+        }
+        commands::mail(&mut script, mail, &wire.capabilities);
+        ends.push((Command::Mail, script.len()));
+        let mut asked = Vec::new();
+        for (n, recipient) in recipients.enumerate() {
+            commands::rcpt(&mut script, &recipient, &wire.capabilities);
+            ends.push((Command::Rcpt(n), script.len()));
+            asked.push(Recipient::Unasked);
+        }
+        script.push_str("DATA\r\n");
+        ends.push((Command::Data, script.len()));
+        Transaction {
+            wire,
+            script,
+            ends,
+            sent: 0,
+            answered: 0,
+            recipients: asked,
+            end: None,
+            accepted: 0,
+            state: State::Envelope,
+            begun: false,
+            reset_after,
+        }
+    }
+
+    /// All of the content and its terminator are sent: the reply to the dot is awaited.
+    pub fn content_sent(&mut self) {
+        debug_assert_eq!(self.state, State::Content);
+        self.state = State::Dot;
+    }
+
+    /// Takes a reply that came while content was being sent, if it is complete. The session is over then: what was
+    /// sent of the content has no end (CL-21).
+    ///
+    /// # Errors
+    /// [`Broken`] for what is no refusal.
+    pub fn early_reply(&mut self) -> Result<bool, Broken> {
+        let Some(reply) = self.wire.next_reply(Command::Content)? else {
+            return Ok(false);
+        };
+        let code = reply.code();
+        if code.is_permanent() || code.is_transient() {
+            self.end = Some((Command::Content, reply));
+            Ok(true)
+        } else {
+            Err(Broken::unexpected(Command::Content, &reply))
+        }
+    }
+
+    /// How many recipients the peer has accepted.
+    pub fn accepted(&self) -> usize {
+        self.accepted
+    }
+
+    /// Whether MAIL was answered, whatever the answer; so the session got as far as a transaction.
+    pub fn reached_mail(&self) -> bool {
+        self.ends[..self.answered]
+            .iter()
+            .any(|(command, _)| *command == Command::Mail)
+    }
+
+    /// What is known of the nth recipient now. Good after a break as well as at the end.
+    pub fn answer(&self, n: usize) -> Answer<'_> {
+        match (self.recipients.get(n), &self.end) {
+            (Some(Recipient::Refused(reply)), _) => Answer::Refused(Command::Rcpt(n), reply),
+            (Some(Recipient::Again), _) => Answer::Again,
+            (Some(Recipient::Accepted), Some((Command::Dot, reply)))
+                if reply.code().is_positive() =>
+            {
+                Answer::Delivered(reply)
+            }
+            (Some(Recipient::Accepted | Recipient::Unasked), Some((command, reply))) => {
+                Answer::Refused(*command, reply)
+            }
+            (Some(Recipient::Accepted | Recipient::Unasked), None) | (None, _) => Answer::Open,
+        }
+    }
+
+    /// Whether it came to a good end: a 2yz after the dot.
+    pub fn succeeded(&self) -> bool {
+        self.state == State::Done
+            && matches!(&self.end, Some((Command::Dot, reply)) if reply.code().is_positive())
+    }
+
+    /// The session at rest again, after [`Step::Done`].
+    ///
+    /// # Errors
+    /// `Broken` when the transaction is not done: a bug of the driver, which closes the session.
+    pub fn finish(self) -> Result<Ready, Broken> {
+        if self.state != State::Done {
+            let at = self.ends.get(self.answered).map_or(Command::Dot, |e| e.0);
+            return Err(Broken::out_of_step(at));
+        }
+        // After any reply to the dot the transaction is over (RFC 5321 §4.1.1.4); after a failure before it, it is
+        // not. CL-22 asks for RSET after every failed one, which also pleases servers that count differently.
+        let reset_after = (!self.succeeded()).then(|| self.failure());
+        Ok(Ready {
+            wire: self.wire,
+            reset_after,
+        })
+    }
+
+    /// The failure as one line, for a refused RSET, which is told with both (CL-22).
+    fn failure(&self) -> String {
+        let refused = self.recipients.iter().find_map(|r| match r {
+            Recipient::Refused(reply) => Some(format!("RCPT refused: {reply}")),
+            _ => None,
+        });
+        match (&self.end, refused) {
+            (Some((command, reply)), _) => format!("{command} refused: {reply}"),
+            (None, Some(text)) => text,
+            (None, None) => "transaction not completed".to_string(),
+        }
+    }
+
+    /// Puts the next commands into the output: all at once with PIPELINING, else one at a time.
+    fn send(&mut self) {
+        let from = self.sent;
+        if self.wire.uses_pipelining() {
+            self.sent = self.ends.len();
+        } else if self.sent == self.answered {
+            self.skip_needless();
+            self.sent = (self.answered + 1).min(self.ends.len());
+        }
+        let from = from.max(self.answered);
+        if from < self.sent {
+            let start = if from == 0 { 0 } else { self.ends[from - 1].1 };
+            let text = &self.script[start..self.ends[self.sent - 1].1];
+            self.wire.output.extend_from_slice(text.as_bytes());
+            self.begun = true;
+        }
+    }
+
+    /// Without PIPELINING nothing is asked whose answer is known already.
+    fn skip_needless(&mut self) {
+        while let Some((command, _)) = self.ends.get(self.answered) {
+            let needless = match command {
+                Command::Rcpt(n) => {
+                    // CL-17: once the peer has enough recipients, the others wait for the next transaction.
+                    let enough = n
+                        .checked_sub(1)
+                        .is_some_and(|n| matches!(self.recipients[n], Recipient::Again));
+                    if enough {
+                        self.recipients[*n] = Recipient::Again;
+                    }
+                    enough || self.end.is_some()
+                }
+                Command::Data => self.accepted == 0,
+                _ => false,
+            };
+            if !needless {
+                return;
+            }
+            self.answered += 1;
+        }
+    }
+
+    fn take(&mut self, command: Command, reply: Reply) -> Result<(), Broken> {
+        let code = reply.code();
+        let refused = code.is_transient() || code.is_permanent();
+        if says_goodbye(&reply) {
+            return Err(Broken::refused(command, reply));
+        }
+        match command {
+            Command::Rset if code.is_positive() => self.reset_after = None,
+            // CL-22: the error names both failures.
+            Command::Rset => {
+                let before = self.reset_after.take().unwrap_or_default();
+                let text = format!("{}\nafter: {before}", reply.text());
+                return Err(Broken::refused(command, Reply::new(code, text)));
+            }
+            Command::Mail if code.is_positive() => {}
+            Command::Mail if refused => self.end = Some((command, reply)),
+            // CL-19: MAIL speaks for all; what RCPT and DATA get after it is its echo.
+            Command::Rcpt(_) | Command::Data if self.end.is_some() && refused => {}
+            Command::Rcpt(n) if code.is_positive() => {
+                self.recipients[n] = Recipient::Accepted;
+                self.accepted += 1;
+            }
+            Command::Rcpt(n) if refused => {
+                // RFC 5321 §4.5.3.1.10: too many recipients, in either spelling (CL-17).
+                let too_many = matches!(code.get(), 452 | 552) && self.accepted > 0;
+                self.recipients[n] = if too_many {
+                    Recipient::Again
+                } else {
+                    Recipient::Refused(reply)
+                };
+            }
+            // CL-15: nobody wants the content, but the peer waits for it.
+            Command::Data if code.get() == 354 && (self.accepted == 0 || self.end.is_some()) => {
+                self.wire.must_be_clean(Command::Data)?;
+                self.wire.output.extend_from_slice(b".\r\n");
+                self.begun = true;
+                self.state = State::LoneDot;
+            }
+            Command::Data if code.get() == 354 => {
+                // CL-14: one reply per command, and the peer's turn is over.
+                self.wire.must_be_clean(Command::Data)?;
+                self.state = State::Content;
+            }
+            Command::Data if refused => {
+                if self.accepted > 0 {
+                    self.end = Some((command, reply));
+                }
+            }
+            Command::Dot if code.is_positive() || refused => {
+                self.end = Some((command, reply));
+                self.state = State::Done;
+            }
+            _ => return Err(Broken::unexpected(command, &reply)),
+        }
+        Ok(())
+    }
+
+    fn awaited(&self) -> Command {
+        match self.state {
+            State::Dot | State::LoneDot => Command::Dot,
+            State::Content => Command::Content,
+            State::Envelope | State::Done => {
+                self.ends.get(self.answered).map_or(Command::Data, |e| e.0)
+            }
+        }
+    }
+}
+
+impl Dialogue for Transaction {
+    fn wire(&mut self) -> &mut Wire {
+        &mut self.wire
+    }
+
+    fn advance(&mut self) -> Result<Step, Broken> {
+        loop {
+            match self.state {
+                State::Done => return Ok(Step::Done),
+                State::Content => return Ok(Step::Content),
+                State::Envelope => {
+                    self.send();
+                    if self.answered == self.ends.len() {
+                        self.wire.must_be_clean(Command::Data)?;
+                        self.state = State::Done;
+                        continue;
+                    }
+                }
+                State::LoneDot | State::Dot => {}
+            }
+            let command = self.awaited();
+            if std::mem::take(&mut self.begun) {
+                return Ok(Step::Begin(command));
+            }
+            let Some(reply) = self.wire.next_reply(command)? else {
+                return Ok(Step::Await(command));
+            };
+            if self.state == State::LoneDot {
+                self.state = State::Done;
+                continue;
+            }
+            self.answered += usize::from(self.state == State::Envelope);
+            self.take(command, reply)?;
+        }
+    }
+}
