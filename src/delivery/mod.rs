@@ -1,1 +1,70 @@
 //! Carries out one transaction: plan, dial or reuse a session, SMTP, one outcome per recipient.
+//!
+//! A [`Workers`] is a set of threads that take [`Transaction`](crate::dispatch::Transaction)s from the dispatcher. Each
+//! transaction walks over the hosts of its next hop (`net::walk`), takes a session from the [`Pools`] or opens one,
+//! and settles each recipient in the store before the session goes on or is closed. What is decided is decided
+//! in `policy`.
+
+mod attempt;
+mod content;
+mod outcome;
+mod pool;
+mod running;
+mod session;
+mod settle;
+mod worker;
+
+pub use pool::Pools;
+pub use running::{Doing, Registry};
+pub use worker::Workers;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+
+use crate::clock::Clock;
+use crate::config::Live;
+use crate::dispatch::Wake;
+use crate::net::Network;
+use crate::store::Store;
+
+/// What the workers are given.
+#[derive(Clone)]
+pub struct Tools {
+    /// The queue.
+    pub store: Store,
+    /// The configuration, taken anew for each attempt (CFG-6).
+    pub live: Live,
+    /// The queue's time.
+    pub clock: Clock,
+    /// DNS and dialling.
+    pub network: Network,
+    /// Tells the dispatcher when recipients are due again; never blocks.
+    pub wake: Arc<dyn Fn(Wake) + Send + Sync>,
+}
+
+/// What a worker works with.
+#[derive(Clone)]
+struct Parts {
+    tools: Tools,
+    pools: Pools,
+    registry: Registry,
+    /// Disconnected at the end of the daemon: whoever waits for the store to recover gives up then.
+    over: Receiver<()>,
+}
+
+impl std::ops::Deref for Parts {
+    type Target = Tools;
+
+    fn deref(&self) -> &Tools {
+        &self.tools
+    }
+}
+
+impl Parts {
+    /// Waits; `false` if the daemon ends meanwhile.
+    fn pause(&self, span: Duration) -> bool {
+        matches!(self.over.recv_timeout(span), Err(RecvTimeoutError::Timeout))
+    }
+}

@@ -8,3 +8,4 @@ pub mod notice;
 pub mod plan;
 pub mod retry;
 pub mod route;
+pub mod verdict;

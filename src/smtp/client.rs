@@ -3,7 +3,7 @@
 //! The state of a session is a type (CL-31), and each transition consumes the state before it, so that a command in the
 //! wrong state cannot be written down:
 //!
-//!     Opening ── greeting, EHLO or HELO, STARTTLS ──► Ready ── begin ──► Transaction ── finish ──► Ready
+//!     Opening ── greeting, EHLO or HELO, STARTTLS ──► Ready ── begin ──► Transaction ── end ──► Ready
 //!                                                       └── quit ──► Quitting
 //!
 //! Each of them is a [`Dialogue`]: whoever drives it sends what is in the [`Wire`]'s output, puts in what the peer
@@ -16,7 +16,7 @@ mod transaction;
 
 pub use commands::{Mail, Rcpt};
 pub use opening::{Opening, Options, StartTls};
-pub use transaction::{Answer, Transaction};
+pub use transaction::{Answer, Answers, Transaction};
 
 use std::fmt;
 
@@ -98,8 +98,10 @@ pub enum Why {
     /// The peer refused what the session cannot do without: greeting, EHLO, HELO, STARTTLS, RSET; or said 421, after
     /// which it closes (RFC 5321 §3.8).
     Refused(Reply),
-    /// The peer broke the protocol (CL-3, CL-4, CL-6, CL-7, CL-14).
+    /// The peer broke the protocol (CL-3, CL-4, CL-6, CL-14).
     Protocol(String),
+    /// The peer spoke before it was asked (CL-7).
+    OutOfStep,
     /// Bytes came after the 220 of STARTTLS and before the handshake: somebody sits in between (TLS-8).
     Injection,
 }
@@ -109,6 +111,11 @@ impl fmt::Display for Broken {
         match &self.why {
             Why::Refused(reply) => write!(f, "{} refused: {reply}", self.at),
             Why::Protocol(text) => write!(f, "protocol error at {}: {text}", self.at),
+            Why::OutOfStep => write!(
+                f,
+                "protocol error before {}: the peer spoke out of turn",
+                self.at
+            ),
             Why::Injection => f.write_str("data between STARTTLS and the handshake"),
         }
     }
@@ -210,7 +217,7 @@ impl Broken {
     pub fn out_of_step(at: Command) -> Broken {
         Broken {
             at,
-            why: Why::Protocol("the peer spoke out of turn".to_string()),
+            why: Why::OutOfStep,
         }
     }
 

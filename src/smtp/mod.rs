@@ -4,8 +4,8 @@
 
 pub mod address;
 pub mod answer;
-pub mod command;
 pub mod client;
+pub mod command;
 pub mod data;
 pub mod ehlo;
 pub mod line;

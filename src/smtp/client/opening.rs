@@ -5,7 +5,7 @@ use crate::smtp::ehlo::Capabilities;
 use crate::smtp::reply::{Reply, ReplyReader};
 
 /// What to do about STARTTLS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StartTls {
     /// Never.
     Never,

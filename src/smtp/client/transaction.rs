@@ -36,20 +36,67 @@ enum State {
     Done,
 }
 
+/// What the peer said of the recipients of a transaction, at its end or where it broke.
+#[derive(Debug)]
+pub struct Answers {
+    recipients: Vec<Recipient>,
+    /// The reply that decides for all recipients not refused by a reply of their own.
+    end: Option<(Command, Reply)>,
+    accepted: usize,
+    /// MAIL was answered, whatever the answer: the session got as far as a transaction.
+    pub reached_mail: bool,
+    /// The replies carry enhanced status codes (CL-5).
+    pub enhanced: bool,
+}
+
+impl Answers {
+    /// What is known of the nth recipient.
+    pub fn answer(&self, n: usize) -> Answer<'_> {
+        match (self.recipients.get(n), &self.end) {
+            (Some(Recipient::Refused(reply)), _) => Answer::Refused(Command::Rcpt(n), reply),
+            (Some(Recipient::Again), _) => Answer::Again,
+            (Some(Recipient::Accepted), Some((Command::Dot, reply)))
+                if reply.code().is_positive() =>
+            {
+                Answer::Delivered(reply)
+            }
+            (Some(Recipient::Accepted | Recipient::Unasked), Some((command, reply))) => {
+                Answer::Refused(*command, reply)
+            }
+            (Some(Recipient::Accepted | Recipient::Unasked), None) | (None, _) => Answer::Open,
+        }
+    }
+
+    /// Whether a 2yz came after the dot.
+    pub fn succeeded(&self) -> bool {
+        matches!(&self.end, Some((Command::Dot, reply)) if reply.code().is_positive())
+    }
+
+    /// The failure as one line, for a refused RSET, which is told with both (CL-22).
+    fn failure(&self) -> String {
+        let refused = self.recipients.iter().find_map(|r| match r {
+            Recipient::Refused(reply) => Some(format!("RCPT refused: {reply}")),
+            _ => None,
+        });
+        match (&self.end, refused) {
+            (Some((command, reply)), _) => format!("{command} refused: {reply}"),
+            (None, Some(text)) => text,
+            (None, None) => "transaction not completed".to_string(),
+        }
+    }
+}
+
 /// A transaction under way.
 #[derive(Debug)]
 pub struct Transaction {
     wire: Wire,
+    answers: Answers,
     /// RSET if needed, MAIL, all RCPT and DATA, each with the place in `script` where it ends.
     script: String,
     ends: Vec<(Command, usize)>,
     /// How many of `ends` are sent, and how many answered.
     sent: usize,
     answered: usize,
-    recipients: Vec<Recipient>,
-    /// The reply that decides for all recipients not refused by a reply of their own.
-    end: Option<(Command, Reply)>,
-    accepted: usize,
     state: State,
     begun: bool,
     reset_after: Option<String>,
@@ -78,15 +125,20 @@ impl Transaction {
         }
         script.push_str("DATA\r\n");
         ends.push((Command::Data, script.len()));
+        let answers = Answers {
+            recipients: asked,
+            end: None,
+            accepted: 0,
+            reached_mail: false,
+            enhanced: wire.enhanced(),
+        };
         Transaction {
             wire,
+            answers,
             script,
             ends,
             sent: 0,
             answered: 0,
-            recipients: asked,
-            end: None,
-            accepted: 0,
             state: State::Envelope,
             begun: false,
             reset_after,
@@ -110,77 +162,22 @@ impl Transaction {
         };
         let code = reply.code();
         if code.is_permanent() || code.is_transient() {
-            self.end = Some((Command::Content, reply));
+            self.answers.end = Some((Command::Content, reply));
             Ok(true)
         } else {
             Err(Broken::unexpected(Command::Content, &reply))
         }
     }
 
-    /// How many recipients the peer has accepted.
-    pub fn accepted(&self) -> usize {
-        self.accepted
-    }
-
-    /// Whether MAIL was answered, whatever the answer; so the session got as far as a transaction.
-    pub fn reached_mail(&self) -> bool {
-        self.ends[..self.answered]
-            .iter()
-            .any(|(command, _)| *command == Command::Mail)
-    }
-
-    /// What is known of the nth recipient now. Good after a break as well as at the end.
-    pub fn answer(&self, n: usize) -> Answer<'_> {
-        match (self.recipients.get(n), &self.end) {
-            (Some(Recipient::Refused(reply)), _) => Answer::Refused(Command::Rcpt(n), reply),
-            (Some(Recipient::Again), _) => Answer::Again,
-            (Some(Recipient::Accepted), Some((Command::Dot, reply)))
-                if reply.code().is_positive() =>
-            {
-                Answer::Delivered(reply)
-            }
-            (Some(Recipient::Accepted | Recipient::Unasked), Some((command, reply))) => {
-                Answer::Refused(*command, reply)
-            }
-            (Some(Recipient::Accepted | Recipient::Unasked), None) | (None, _) => Answer::Open,
-        }
-    }
-
-    /// Whether it came to a good end: a 2yz after the dot.
-    pub fn succeeded(&self) -> bool {
-        self.state == State::Done
-            && matches!(&self.end, Some((Command::Dot, reply)) if reply.code().is_positive())
-    }
-
-    /// The session at rest again, after [`Step::Done`].
-    ///
-    /// # Errors
-    /// `Broken` when the transaction is not done: a bug of the driver, which closes the session.
-    pub fn finish(self) -> Result<Ready, Broken> {
-        if self.state != State::Done {
-            let at = self.ends.get(self.answered).map_or(Command::Dot, |e| e.0);
-            return Err(Broken::out_of_step(at));
-        }
+    /// Ends it: what was answered, and the session at rest if the dialogue came to [`Step::Done`].
+    pub fn end(self) -> (Answers, Option<Ready>) {
         // After any reply to the dot the transaction is over (RFC 5321 §4.1.1.4); after a failure before it, it is
         // not. CL-22 asks for RSET after every failed one, which also pleases servers that count differently.
-        let reset_after = (!self.succeeded()).then(|| self.failure());
-        Ok(Ready {
+        let ready = (self.state == State::Done).then(|| Ready {
             wire: self.wire,
-            reset_after,
-        })
-    }
-
-    /// The failure as one line, for a refused RSET, which is told with both (CL-22).
-    fn failure(&self) -> String {
-        let refused = self.recipients.iter().find_map(|r| match r {
-            Recipient::Refused(reply) => Some(format!("RCPT refused: {reply}")),
-            _ => None,
+            reset_after: (!self.answers.succeeded()).then(|| self.answers.failure()),
         });
-        match (&self.end, refused) {
-            (Some((command, reply)), _) => format!("{command} refused: {reply}"),
-            (None, Some(text)) => text,
-            (None, None) => "transaction not completed".to_string(),
-        }
+        (self.answers, ready)
     }
 
     /// Puts the next commands into the output: all at once with PIPELINING, else one at a time.
@@ -209,13 +206,13 @@ impl Transaction {
                     // CL-17: once the peer has enough recipients, the others wait for the next transaction.
                     let enough = n
                         .checked_sub(1)
-                        .is_some_and(|n| matches!(self.recipients[n], Recipient::Again));
+                        .is_some_and(|n| matches!(self.answers.recipients[n], Recipient::Again));
                     if enough {
-                        self.recipients[*n] = Recipient::Again;
+                        self.answers.recipients[*n] = Recipient::Again;
                     }
-                    enough || self.end.is_some()
+                    enough || self.answers.end.is_some()
                 }
-                Command::Data => self.accepted == 0,
+                Command::Data => self.answers.accepted == 0,
                 _ => false,
             };
             if !needless {
@@ -240,24 +237,27 @@ impl Transaction {
                 return Err(Broken::refused(command, Reply::new(code, text)));
             }
             Command::Mail if code.is_positive() => {}
-            Command::Mail if refused => self.end = Some((command, reply)),
+            Command::Mail if refused => self.answers.end = Some((command, reply)),
             // CL-19: MAIL speaks for all; what RCPT and DATA get after it is its echo.
-            Command::Rcpt(_) | Command::Data if self.end.is_some() && refused => {}
+            Command::Rcpt(_) | Command::Data if self.answers.end.is_some() && refused => {}
             Command::Rcpt(n) if code.is_positive() => {
-                self.recipients[n] = Recipient::Accepted;
-                self.accepted += 1;
+                self.answers.recipients[n] = Recipient::Accepted;
+                self.answers.accepted += 1;
             }
             Command::Rcpt(n) if refused => {
                 // RFC 5321 §4.5.3.1.10: too many recipients, in either spelling (CL-17).
-                let too_many = matches!(code.get(), 452 | 552) && self.accepted > 0;
-                self.recipients[n] = if too_many {
+                let too_many = matches!(code.get(), 452 | 552) && self.answers.accepted > 0;
+                self.answers.recipients[n] = if too_many {
                     Recipient::Again
                 } else {
                     Recipient::Refused(reply)
                 };
             }
             // CL-15: nobody wants the content, but the peer waits for it.
-            Command::Data if code.get() == 354 && (self.accepted == 0 || self.end.is_some()) => {
+            Command::Data
+                if code.get() == 354
+                    && (self.answers.accepted == 0 || self.answers.end.is_some()) =>
+            {
                 self.wire.must_be_clean(Command::Data)?;
                 self.wire.output.extend_from_slice(b".\r\n");
                 self.begun = true;
@@ -269,12 +269,12 @@ impl Transaction {
                 self.state = State::Content;
             }
             Command::Data if refused => {
-                if self.accepted > 0 {
-                    self.end = Some((command, reply));
+                if self.answers.accepted > 0 {
+                    self.answers.end = Some((command, reply));
                 }
             }
             Command::Dot if code.is_positive() || refused => {
-                self.end = Some((command, reply));
+                self.answers.end = Some((command, reply));
                 self.state = State::Done;
             }
             _ => return Err(Broken::unexpected(command, &reply)),
@@ -284,7 +284,8 @@ impl Transaction {
 
     fn awaited(&self) -> Command {
         match self.state {
-            State::Dot | State::LoneDot => Command::Dot,
+            State::Dot => Command::Dot,
+            State::LoneDot => Command::Data,
             State::Content => Command::Content,
             State::Envelope | State::Done => {
                 self.ends.get(self.answered).map_or(Command::Data, |e| e.0)
@@ -325,6 +326,7 @@ impl Dialogue for Transaction {
                 continue;
             }
             self.answered += usize::from(self.state == State::Envelope);
+            self.answers.reached_mail |= command == Command::Mail;
             self.take(command, reply)?;
         }
     }

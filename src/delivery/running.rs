@@ -1,0 +1,289 @@
+//! What the workers are doing: one entry per transaction under way, from claim to the last outcome.
+//!
+//! It decides who may settle a recipient. A worker does, when it has an outcome; but at a stop (PRC-2) whoever stops
+//! the daemon takes the recipients of all transactions that have not sent their dot. From then on their worker can
+//! neither send a dot nor settle, wherever it hangs at that moment.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::clock::Timestamp;
+use crate::message::{Head, QueueId};
+use crate::policy::failure::Stage;
+use crate::store::RecipientRow;
+
+/// A transaction under way.
+#[derive(Debug)]
+pub struct Running {
+    /// The message.
+    pub head: Arc<Head>,
+    /// Its recipients as they were before the claim.
+    pub rows: Vec<RecipientRow>,
+    /// The transport's name.
+    pub transport: String,
+    /// When they were claimed.
+    pub claimed_at: Timestamp,
+    /// When the worker began.
+    pub began: Instant,
+    /// The worker thread's name.
+    pub worker: String,
+    /// One random number for all its recipients, so that what failed together is due together (SC-10, RT-1).
+    pub random: f64,
+    ledger: Mutex<Ledger>,
+}
+
+#[derive(Debug)]
+struct Ledger {
+    /// By row: not settled yet.
+    open: Vec<bool>,
+    phase: Phase,
+    stage: Stage,
+    host: String,
+    address: Option<SocketAddr>,
+    dialled: Vec<IpAddr>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Working,
+    /// The dot may be out and its reply is awaited: nobody but the worker can know the outcome.
+    DotSent,
+    /// Its recipients were taken away.
+    Cut,
+}
+
+/// What a transaction is doing, for the listing.
+#[derive(Clone, Debug)]
+pub struct Doing {
+    /// The message.
+    pub id: QueueId,
+    /// The recipients that are not settled.
+    pub numbers: Vec<u32>,
+    /// The stage.
+    pub stage: Stage,
+    /// The host; empty before the first.
+    pub host: String,
+    /// Its address.
+    pub address: Option<SocketAddr>,
+    /// Since the worker began.
+    pub elapsed: Duration,
+    /// The worker.
+    pub worker: String,
+}
+
+impl Running {
+    fn lock(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The worker has come to this stage.
+    pub fn at(&self, stage: Stage) {
+        self.lock().stage = stage;
+    }
+
+    /// The worker turns to this host.
+    pub fn at_host(&self, host: &str, address: Option<SocketAddr>) {
+        let mut ledger = self.lock();
+        ledger.stage = Stage::Connect;
+        ledger.host = host.to_string();
+        ledger.address = address;
+    }
+
+    /// These addresses were dialled, or used again.
+    pub fn dialled(&self, addresses: &[IpAddr]) {
+        let mut ledger = self.lock();
+        for address in addresses {
+            if !ledger.dialled.contains(address) {
+                ledger.dialled.push(*address);
+            }
+        }
+    }
+
+    /// The addresses dialled so far.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        self.lock().dialled.clone()
+    }
+
+    /// Where it is: stage, host, address.
+    pub fn place(&self) -> (Stage, String, Option<SocketAddr>) {
+        let ledger = self.lock();
+        (ledger.stage, ledger.host.clone(), ledger.address)
+    }
+
+    /// Whether the dot may be sent; if so, only the worker can settle until [`Running::dot_answered`].
+    pub fn may_send_dot(&self) -> bool {
+        let mut ledger = self.lock();
+        if ledger.phase == Phase::Working {
+            ledger.phase = Phase::DotSent;
+            ledger.stage = Stage::FinalDot;
+        }
+        ledger.phase == Phase::DotSent
+    }
+
+    /// The transaction with the peer has ended, one way or the other.
+    pub fn dot_answered(&self) {
+        let mut ledger = self.lock();
+        if ledger.phase == Phase::DotSent {
+            ledger.phase = Phase::Working;
+        }
+    }
+
+    /// Whether the dot went out and its reply is not known.
+    pub fn awaits_dot(&self) -> bool {
+        self.lock().phase == Phase::DotSent
+    }
+
+    /// Takes those of these rows that are still open, to settle them; none after a cut.
+    pub fn take(&self, rows: &[usize]) -> Vec<usize> {
+        let mut ledger = self.lock();
+        if ledger.phase == Phase::Cut {
+            return Vec::new();
+        }
+        let mut taken = rows.to_vec();
+        taken.retain(|row| ledger.open.get(*row).copied().unwrap_or(false));
+        for row in &taken {
+            ledger.open[*row] = false;
+        }
+        taken
+    }
+
+    /// Takes all rows that are still open.
+    pub fn take_rest(&self) -> Vec<usize> {
+        let all: Vec<usize> = (0..self.rows.len()).collect();
+        self.take(&all)
+    }
+
+    /// Takes everything away from the worker unless it has sent its dot. The open rows.
+    fn cut(&self) -> Vec<usize> {
+        let mut ledger = self.lock();
+        if ledger.phase != Phase::Working {
+            return Vec::new();
+        }
+        ledger.phase = Phase::Cut;
+        let open = std::mem::take(&mut ledger.open);
+        (0..open.len()).filter(|row| open[*row]).collect()
+    }
+
+    fn doing(&self) -> Doing {
+        let ledger = self.lock();
+        let open = self.rows.iter().zip(&ledger.open);
+        Doing {
+            id: self.head.id,
+            numbers: open
+                .filter_map(|(row, open)| open.then_some(row.id.number))
+                .collect(),
+            stage: ledger.stage,
+            host: ledger.host.clone(),
+            address: ledger.address,
+            elapsed: self.began.elapsed(),
+            worker: self.worker.clone(),
+        }
+    }
+}
+
+/// All transactions under way. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Registry(Arc<Mutex<Entries>>);
+
+#[derive(Debug, Default)]
+struct Entries {
+    next: u64,
+    running: BTreeMap<u64, Arc<Running>>,
+    cut: bool,
+}
+
+/// An entry of the registry; leaves it on drop, panic included (SC-11).
+pub struct Entry {
+    registry: Registry,
+    number: u64,
+    /// The transaction.
+    pub running: Arc<Running>,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.registry.lock().running.remove(&self.number);
+    }
+}
+
+/// What a transaction is, as it is entered.
+pub struct Begun {
+    /// See [`Running`].
+    pub head: Arc<Head>,
+    /// See [`Running`].
+    pub rows: Vec<RecipientRow>,
+    /// See [`Running`].
+    pub transport: String,
+    /// See [`Running`].
+    pub claimed_at: Timestamp,
+    /// See [`Running`].
+    pub worker: String,
+}
+
+impl Registry {
+    fn lock(&self) -> MutexGuard<'_, Entries> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Enters a transaction. After a cut it is entered as cut, and the caller gives it back untried.
+    pub fn enter(&self, begun: Begun) -> (Entry, bool) {
+        let running = Arc::new(Running {
+            ledger: Mutex::new(Ledger {
+                open: vec![true; begun.rows.len()],
+                phase: Phase::Working,
+                stage: Stage::Route,
+                host: String::new(),
+                address: None,
+                dialled: Vec::new(),
+            }),
+            head: begun.head,
+            rows: begun.rows,
+            transport: begun.transport,
+            claimed_at: begun.claimed_at,
+            began: Instant::now(),
+            worker: begun.worker,
+            random: rand::random(),
+        });
+        let mut entries = self.lock();
+        let number = entries.next;
+        entries.next += 1;
+        entries.running.insert(number, Arc::clone(&running));
+        let cut = entries.cut;
+        let entry = Entry {
+            registry: self.clone(),
+            number,
+            running,
+        };
+        (entry, cut)
+    }
+
+    /// How many are under way.
+    pub fn count(&self) -> usize {
+        self.lock().running.len()
+    }
+
+    /// What they are doing.
+    pub fn doing(&self) -> Vec<Doing> {
+        let running: Vec<_> = self.lock().running.values().cloned().collect();
+        running.iter().map(|running| running.doing()).collect()
+    }
+
+    /// Takes the open recipients of all transactions that have not sent their dot, now and from now on (PRC-2).
+    pub fn cut(&self) -> Vec<(Arc<Running>, Vec<usize>)> {
+        let running: Vec<_> = {
+            let mut entries = self.lock();
+            entries.cut = true;
+            entries.running.values().cloned().collect()
+        };
+        let mut taken = Vec::new();
+        for running in running {
+            let rows = running.cut();
+            if !rows.is_empty() {
+                taken.push((running, rows));
+            }
+        }
+        taken
+    }
+}

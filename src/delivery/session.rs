@@ -1,0 +1,531 @@
+//! One SMTP session over one connection: drives the state machines of `smtp::client` under deadlines.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use super::content::Content;
+use super::outcome::Break;
+use crate::config::Deliver;
+use crate::net::deadline::Deadline;
+use crate::net::dial::Connection;
+use crate::net::stream::Stream;
+use crate::policy::failure::TlsLevel;
+use crate::smtp::client::{
+    Answers, Broken, Command, Dialogue, Mail, Opening, Options, Rcpt, Ready, Step, Transaction, Why,
+};
+use crate::smtp::ehlo::Capabilities;
+use crate::smtp::serialise::Serialiser;
+
+/// What is written at once. A small message goes out with its dot in one write.
+const BLOCK: usize = 64 * 1024;
+
+/// The longest TLS handshake (TLS-10).
+const HANDSHAKE: Duration = Duration::from_secs(60);
+
+/// A time limit for content of each further 16 KiB (CL-9).
+const SIZE_PER_SECOND: u64 = 16 * 1024;
+
+/// What is still waited for after the connection failed under a write: words that are already here (CL-21).
+const LAST_WORDS: Duration = Duration::from_millis(50);
+
+/// The limits of a session's stages (CFG-15).
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    command: Duration,
+    data: Duration,
+    block: Duration,
+    dot: Duration,
+    quit: Duration,
+    total: Duration,
+}
+
+impl Limits {
+    /// Those of the configuration.
+    pub fn of(deliver: &Deliver) -> Limits {
+        Limits {
+            command: deliver.command_timeout.get(),
+            data: deliver.data_timeout.get(),
+            block: deliver.block_timeout.get(),
+            dot: deliver.dot_timeout.get(),
+            quit: deliver.quit_timeout.get(),
+            total: deliver.total_timeout.get(),
+        }
+    }
+
+    /// When a transaction that begins now must have sent its dot (CL-9).
+    pub fn total(&self, size: u64) -> Deadline {
+        Deadline::after(
+            self.total
+                .saturating_add(Duration::from_secs(size / SIZE_PER_SECOND)),
+        )
+    }
+
+    /// When the reply to this command must be there. What the peer does with a whole message has a limit of its own,
+    /// so that a 250 after nine minutes is a delivery (CL-9).
+    fn reply(&self, command: Command, total: Deadline) -> Deadline {
+        match command {
+            Command::Dot => Deadline::after(self.dot),
+            Command::Quit => Deadline::after(self.quit),
+            Command::Data => Deadline::after(self.data).min(total),
+            _ => Deadline::after(self.command).min(total),
+        }
+    }
+}
+
+/// Why a session could not be opened.
+#[derive(Debug)]
+pub struct NotOpened {
+    /// What happened.
+    pub why: Break,
+    /// The peer announced ENHANCEDSTATUSCODES.
+    pub enhanced: bool,
+    /// It closed without a byte: another address of the host may be better (DV-15).
+    pub without_a_byte: bool,
+    /// STARTTLS or the handshake failed: the same host may be spoken to in clear where nothing forbids it (TLS-4).
+    pub over_tls: bool,
+}
+
+/// How the session came to be, for the record of attempts.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// The host, as planned.
+    pub host: String,
+    /// Its address.
+    pub address: SocketAddr,
+    /// Our own address in it.
+    pub source: Option<IpAddr>,
+    /// The level of its protection.
+    pub tls: TlsLevel,
+}
+
+/// An open session at rest.
+#[derive(Debug)]
+pub struct Session {
+    stream: Stream,
+    ready: Ready,
+    origin: Origin,
+    greeting: String,
+    born: Instant,
+    idle_since: Instant,
+    transactions: u32,
+    /// Failed transactions in a row (CL-24).
+    failed: u32,
+}
+
+/// A transaction that was carried as far as it went.
+#[derive(Debug)]
+pub struct Carried {
+    /// What the peer said of each recipient.
+    pub answers: Answers,
+    /// The session, if it can go on.
+    pub session: Option<Session>,
+    /// Why it cannot.
+    pub broken: Option<Break>,
+    /// From MAIL to the end.
+    pub took: Duration,
+    /// How long the reply to the dot was waited for; the attempt's limit does not count it (DV-6).
+    pub waited_for_dot: Duration,
+}
+
+impl Session {
+    /// Opens a session on a fresh connection: greeting, EHLO or HELO, STARTTLS.
+    ///
+    /// # Errors
+    /// [`NotOpened`]; the connection is closed.
+    pub fn open(
+        connection: Connection,
+        host: &str,
+        options: Options,
+        limits: &Limits,
+        total: Deadline,
+    ) -> Result<Session, NotOpened> {
+        let Connection {
+            mut stream,
+            address,
+            source,
+        } = connection;
+        let mut opening = Opening::new(options);
+        let time = |command| limits.reply(command, total);
+        loop {
+            match drive(&mut stream, &mut opening, &time) {
+                Ok(Step::Handshake) => {
+                    let deadline = Deadline::after(HANDSHAKE).min(total);
+                    match stream.start_tls(host, deadline) {
+                        Ok(tls) => {
+                            stream = tls;
+                            opening.secured();
+                        }
+                        Err(error) => {
+                            return Err(NotOpened {
+                                why: Break::Io(Command::StartTls, error),
+                                enhanced: false,
+                                without_a_byte: false,
+                                over_tls: true,
+                            });
+                        }
+                    }
+                }
+                Ok(_) => break,
+                Err(why) => {
+                    let nothing_came = opening.wire().replies() == 0 && opening.wire().is_clean();
+                    let injected = matches!(&why, Break::Said(broken)
+                        if broken.why == Why::Injection);
+                    return Err(NotOpened {
+                        without_a_byte: nothing_came && why.is_loss(),
+                        over_tls: why.command() == Command::StartTls && !injected,
+                        enhanced: opening.wire().enhanced(),
+                        why,
+                    });
+                }
+            }
+        }
+        let greeting = opening.greeting_name().to_string();
+        let enhanced = opening.wire().enhanced();
+        let ready = opening.finish().map_err(|broken| NotOpened {
+            why: broken.into(),
+            enhanced,
+            without_a_byte: false,
+            over_tls: false,
+        })?;
+        let now = Instant::now();
+        Ok(Session {
+            origin: Origin {
+                host: host.to_string(),
+                address,
+                source,
+                tls: stream.tls_level(),
+            },
+            stream,
+            ready,
+            greeting,
+            born: now,
+            idle_since: now,
+            transactions: 0,
+            failed: 0,
+        })
+    }
+
+    /// How it came to be.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// The name with which the peer greeted (DV-10).
+    pub fn greeting(&self) -> &str {
+        &self.greeting
+    }
+
+    /// What the peer announced.
+    pub fn capabilities(&self) -> &Capabilities {
+        self.ready.capabilities()
+    }
+
+    /// Whether it may carry one more transaction (CL-20, CL-24).
+    pub fn may_carry_more(&self, deliver: &Deliver) -> bool {
+        let most = self.capabilities().limits.mail_max.unwrap_or(u32::MAX);
+        self.ready.is_clean()
+            && self.transactions < deliver.session_messages.min(most)
+            && self.failed < 4
+            && self.born.elapsed() < deliver.session_age.get()
+    }
+
+    /// Whether it has waited for work for too long.
+    pub fn is_stale(&self, idle: Duration, age: Duration) -> bool {
+        self.idle_since.elapsed() >= idle || self.born.elapsed() >= age
+    }
+
+    /// Whether the peer has closed it or spoken out of turn meanwhile (CL-8). Never blocks.
+    pub fn is_dead(&mut self) -> bool {
+        !self.ready.is_clean() || self.stream.has_unread()
+    }
+
+    /// It begins to wait for work.
+    pub fn rest(&mut self) {
+        self.idle_since = Instant::now();
+    }
+
+    /// Carries out one transaction. `before_dot` is asked when all but the end of the content is out; when it says no,
+    /// the dot is not sent (PRC-2). `total` is the limit up to the last octet of the dot (CL-9).
+    pub fn carry<'a>(
+        mut self,
+        mail: &Mail<'_>,
+        recipients: impl Iterator<Item = Rcpt<'a>>,
+        content: &Content,
+        limits: &Limits,
+        total: Deadline,
+        before_dot: &dyn Fn() -> bool,
+    ) -> Carried {
+        let began = Instant::now();
+        let mut transaction = self.ready.begin(mail, recipients);
+        let mut course = Course {
+            stream: &mut self.stream,
+            transaction: &mut transaction,
+            limits,
+            total,
+            begun: false,
+        };
+        let mut waited_for_dot = Duration::ZERO;
+        let broken = course.run(content, before_dot, &mut waited_for_dot).err();
+        let (answers, ready) = transaction.end();
+        let session = match (ready, &broken) {
+            (Some(ready), None) => Some(Session {
+                ready,
+                transactions: self.transactions.saturating_add(1),
+                failed: if answers.succeeded() {
+                    0
+                } else {
+                    self.failed.saturating_add(1)
+                },
+                ..self
+            }),
+            _ => {
+                self.stream.close();
+                None
+            }
+        };
+        Carried {
+            answers,
+            session,
+            broken,
+            took: began.elapsed(),
+            waited_for_dot,
+        }
+    }
+
+    /// Says QUIT, waits for the reply within `quit_timeout` and closes (CL-23). Whatever happens alters nothing.
+    pub fn quit(mut self, limits: &Limits) {
+        let mut quitting = self.ready.quit();
+        let deadline = Deadline::after(limits.quit);
+        let _ = drive(&mut self.stream, &mut quitting, &|_| deadline);
+        self.stream.close();
+    }
+
+    /// Says QUIT if the peer takes it at once, and closes: for sessions that nobody has time to wait for.
+    pub fn drop_politely(mut self) {
+        let mut quitting = self.ready.quit();
+        let quit = std::mem::take(&mut quitting.wire().output);
+        let _ = self.stream.write_all(&quit, Deadline::after(LAST_WORDS));
+        self.stream.close();
+    }
+}
+
+/// A transaction on its way through a connection.
+struct Course<'a> {
+    stream: &'a mut Stream,
+    transaction: &'a mut Transaction,
+    limits: &'a Limits,
+    total: Deadline,
+    /// Some of the content is out.
+    begun: bool,
+}
+
+impl Course<'_> {
+    fn run(
+        &mut self,
+        content: &Content,
+        before_dot: &dyn Fn() -> bool,
+        waited_for_dot: &mut Duration,
+    ) -> Result<(), Break> {
+        let (limits, total) = (self.limits, self.total);
+        let time = |command| limits.reply(command, total);
+        let step = drive(self.stream, self.transaction, &time)?;
+        if step != Step::Content {
+            return Ok(());
+        }
+        let result = self.send_content(content, before_dot);
+        match result {
+            Ok(true) => self.transaction.content_sent(),
+            // The peer has answered; the content has no end, so the session is over.
+            Ok(false) => return Err(Break::Eof(Command::Content)),
+            Err(why) => {
+                return match self.last_words() {
+                    Ok(true) => Err(Break::Eof(Command::Content)),
+                    _ => Err(why),
+                };
+            }
+        }
+        let sent = Instant::now();
+        let result = drive(self.stream, self.transaction, &time);
+        *waited_for_dot = sent.elapsed();
+        result.map(|_| ())
+    }
+
+    /// Sends the content and its end. `Ok(false)`: the peer answered before it was all out (CL-21).
+    fn send_content(
+        &mut self,
+        content: &Content,
+        before_dot: &dyn Fn() -> bool,
+    ) -> Result<bool, Break> {
+        let mut serialiser = Serialiser::new();
+        let mut pieces = content.read().map_err(Break::Content)?;
+        let mut block = Vec::with_capacity(BLOCK.min(content.size() as usize + 64));
+        let mut spare = Vec::new();
+        while let Some(piece) = pieces.next_piece().map_err(Break::Content)? {
+            let piece = serialiser.piece(piece, &mut spare);
+            if block.len() + piece.len() > BLOCK {
+                // What is collected, then the rest without a further copy, but for a last part that the dot joins.
+                if !self.write(&block)? {
+                    return Ok(false);
+                }
+                block.clear();
+                let whole = piece.len() - piece.len() % BLOCK;
+                for part in piece[..whole].chunks(BLOCK) {
+                    if !self.write(part)? {
+                        return Ok(false);
+                    }
+                }
+                block.extend_from_slice(&piece[whole..]);
+            } else {
+                block.extend_from_slice(piece);
+            }
+        }
+        block.extend_from_slice(serialiser.finish());
+        if !before_dot() {
+            return Err(Break::Cut);
+        }
+        Ok(self.write(&block)?
+            && self
+                .stream
+                .write_all(&[], self.total)
+                .map(|()| true)
+                .map_err(|e| Break::Io(Command::Content, e))?)
+    }
+
+    /// Writes one block, reading beside it. `Ok(false)`: the peer has answered.
+    fn write(&mut self, block: &[u8]) -> Result<bool, Break> {
+        let io = |error| Break::Io(Command::Content, error);
+        let deadline = Deadline::after(self.limits.block).min(self.total);
+        let mut sent = 0;
+        while sent < block.len() {
+            // The first part goes out without asking: nothing is in flight, so the system takes some of it at once,
+            // and of a small message nearly always all.
+            let (readable, writable) = if std::mem::replace(&mut self.begun, true) {
+                self.stream.wait(true, deadline).map_err(io)?
+            } else {
+                (false, true)
+            };
+            if readable && self.hear(deadline)? {
+                return Ok(false);
+            }
+            if writable {
+                sent += self.stream.write(&block[sent..], deadline).map_err(io)?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Reads what is there; whether it completes a reply.
+    fn hear(&mut self, deadline: Deadline) -> Result<bool, Break> {
+        let mut buffer = [0; 4096];
+        let n = self
+            .stream
+            .read(&mut buffer, deadline)
+            .map_err(|error| Break::Io(Command::Content, error))?;
+        if n == 0 {
+            return Err(Break::Eof(Command::Content));
+        }
+        self.transaction.wire().push(&buffer[..n]);
+        Ok(self.transaction.early_reply()?)
+    }
+
+    /// After a failed write: what the peer said before it went away (CL-15, CL-21).
+    fn last_words(&mut self) -> Result<bool, Break> {
+        while self.stream.has_unread() {
+            if self.hear(Deadline::after(LAST_WORDS))? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// Carries a dialogue on until it needs more than replies, or is over.
+fn drive(
+    stream: &mut Stream,
+    dialogue: &mut impl Dialogue,
+    time: &dyn Fn(Command) -> Deadline,
+) -> Result<Step, Break> {
+    let mut awaited: Option<(u64, Deadline)> = None;
+    // The connection failed under a write; what the peer said before is still read.
+    let mut failed: Option<io::Error> = None;
+    loop {
+        let command = match dialogue.advance()? {
+            Step::Begin(command) => {
+                if stream.has_unread() {
+                    return Err(out_of_turn(stream, dialogue, command));
+                }
+                continue;
+            }
+            Step::Await(command) => command,
+            step => return Ok(step),
+        };
+        // One limit for each reply (CL-9): it begins when the reply before it is complete.
+        let replies = dialogue.wire().replies();
+        let deadline = match awaited {
+            Some((of, deadline)) if of == replies => deadline,
+            _ => awaited.insert((replies, time(command))).1,
+        };
+        let output = std::mem::take(&mut dialogue.wire().output);
+        if !output.is_empty()
+            && let Err(error) = send(stream, dialogue, &output, deadline)
+        {
+            failed = Some(error);
+        }
+        if let Some(error) = failed.take() {
+            if !stream.has_unread() {
+                return Err(Break::Io(command, error));
+            }
+            failed = Some(error);
+        } else if !output.is_empty() && !dialogue.wire().is_clean() {
+            // Something came beside the sending.
+            continue;
+        }
+        let mut buffer = [0; 8192];
+        match stream.read(&mut buffer, deadline) {
+            Ok(0) => return Err(Break::Eof(command)),
+            Ok(n) => dialogue.wire().push(&buffer[..n]),
+            Err(error) => return Err(Break::Io(command, error)),
+        }
+    }
+}
+
+/// Sends commands with reading beside writing, so that a peer that answers before it has read all cannot lock both
+/// sides up (CL-14, RFC 2920 §3.1).
+fn send(
+    stream: &mut Stream,
+    dialogue: &mut impl Dialogue,
+    output: &[u8],
+    deadline: Deadline,
+) -> io::Result<()> {
+    // Nothing is in flight, so the system takes at least a part at once.
+    let mut sent = stream.write(output, deadline)?;
+    while sent < output.len() {
+        let (readable, writable) = stream.wait(true, deadline)?;
+        if readable {
+            let mut buffer = [0; 8192];
+            let n = stream.read(&mut buffer, deadline)?;
+            if n == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            dialogue.wire().push(&buffer[..n]);
+        }
+        if writable {
+            sent += stream.write(&output[sent..], deadline)?;
+        }
+    }
+    Ok(())
+}
+
+/// Something waits where nothing may: the end of the connection, or words that no command asked for (CL-7).
+fn out_of_turn(stream: &mut Stream, dialogue: &mut impl Dialogue, command: Command) -> Break {
+    let mut buffer = [0; 512];
+    match stream.read(&mut buffer, Deadline::after(LAST_WORDS)) {
+        Ok(0) => Break::Eof(command),
+        Err(error) => Break::Io(command, error),
+        Ok(n) => {
+            dialogue.wire().push(&buffer[..n]);
+            Break::Said(Broken::out_of_step(command))
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! From what happened to what is recorded: verdicts, the settling commit, and the line of the mail trail (OBS-1, OBS-8).
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Parts;
+use super::running::Running;
+use crate::clock::Timestamp;
+use crate::config::Config;
+use crate::dispatch::Wake;
+use crate::log::Line;
+use crate::policy::failure::{Attempt, Failure, Scope, Stage, TlsLevel, Verdict};
+use crate::policy::retry::{Course, Ended, Terms};
+use crate::policy::{route, verdict};
+use crate::smtp::reply::{EnhancedCode, ReplyCode};
+use crate::store::{DestinationKey, Outcome, Settlement, StoreError};
+
+/// The connection on which something happened, as far as there was one.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Scene {
+    /// The host; empty if none was reached.
+    pub host: String,
+    /// Its address and port.
+    pub address: Option<SocketAddr>,
+    /// Our own address.
+    pub source: Option<IpAddr>,
+    /// The level of protection.
+    pub tls: TlsLevel,
+    /// The session had been used before.
+    pub reused: bool,
+    /// The host has addresses of both families (DV-17).
+    pub both_families: bool,
+    /// Time for lookups and dialling.
+    pub connect: Duration,
+    /// Time from the connection to the session at rest.
+    pub session: Duration,
+    /// Time from MAIL to the outcome.
+    pub data: Duration,
+}
+
+/// The 2yz after the dot.
+#[derive(Clone, Debug)]
+pub(super) struct Accepted {
+    pub code: ReplyCode,
+    pub status: EnhancedCode,
+    pub text: String,
+}
+
+/// What happened to one recipient.
+#[derive(Clone, Debug)]
+pub(super) struct Happened {
+    /// The row in [`Running::rows`].
+    pub row: usize,
+    /// Delivered, or why not.
+    pub result: Result<Accepted, Failure>,
+    /// Where.
+    pub scene: Arc<Scene>,
+    /// The unit of work panicked or hung.
+    pub poison: bool,
+}
+
+/// Records outcomes of rows that the caller has taken from the registry; returns after the commit. A store that
+/// is full or busy for now is asked again until it takes them or closes: what was delivered must be recorded (ST-7).
+pub(super) fn settle(parts: &Parts, running: &Running, happened: Vec<Happened>) {
+    if happened.is_empty() {
+        return;
+    }
+    let config = parts.live.get();
+    let now = parts.clock.now();
+    let dialled = running.addresses();
+    let mut lines = Vec::new();
+    let mut settlement = Settlement {
+        id: running.head.id,
+        outcomes: Vec::new(),
+    };
+    let mut given_back: Vec<(u32, Timestamp)> = Vec::new();
+    let mut due: Vec<(DestinationKey, Timestamp)> = Vec::new();
+    for one in happened {
+        let row = &running.rows[one.row];
+        let counted = is_attempt(&one, &dialled);
+        let verdict = judge(&config, running, &one, now, counted);
+        let destination = next_destination(&config, running, one.row, counted);
+        let attempt = record(running, &one, &dialled);
+        lines.push(line(running, &one, &attempt, verdict, now));
+        if let Verdict::Deferred { next } = verdict {
+            due.push((destination.clone(), next));
+            if !counted {
+                given_back.push((row.id.number, next));
+                continue;
+            }
+        }
+        settlement.outcomes.push(Outcome {
+            number: row.id.number,
+            verdict,
+            destination,
+            attempt,
+            poison: one.poison,
+        });
+    }
+    let id = settlement.id;
+    if !settlement.outcomes.is_empty()
+        && !persist(parts, id, || parts.store.settle(settlement.clone()))
+    {
+        return;
+    }
+    given_back.sort_by_key(|(_, next)| *next);
+    for group in given_back.chunk_by(|a, b| a.1 == b.1) {
+        let numbers: Vec<u32> = group.iter().map(|(number, _)| *number).collect();
+        if !persist(parts, id, || parts.store.unclaim(id, &numbers, group[0].1)) {
+            return;
+        }
+    }
+    for (line, level) in lines {
+        line.write(level);
+    }
+    due.sort();
+    due.dedup();
+    for (destination, at) in due {
+        (parts.wake)(Wake::Due(destination, at));
+    }
+}
+
+/// Gives claims back untried (RT-7).
+pub(super) fn give_back(parts: &Parts, running: &Running, rows: &[usize], due: Timestamp) {
+    let numbers: Vec<u32> = rows
+        .iter()
+        .map(|row| running.rows[*row].id.number)
+        .collect();
+    if numbers.is_empty() {
+        return;
+    }
+    let id = running.head.id;
+    if persist(parts, id, || parts.store.unclaim(id, &numbers, due)) {
+        let destination = running.rows[rows[0]].destination.clone();
+        (parts.wake)(Wake::Due(destination, due));
+    }
+}
+
+/// DV-19: a fault of our own counts only when a peer was dialled. A panic or hang always does: it is a fault of this
+/// unit of work, and its count is what ends a loop.
+fn is_attempt(one: &Happened, dialled: &[IpAddr]) -> bool {
+    match &one.result {
+        Ok(_) => true,
+        Err(failure) => one.poison || failure.scope != Scope::Local || !dialled.is_empty(),
+    }
+}
+
+fn judge(
+    config: &Config,
+    running: &Running,
+    one: &Happened,
+    now: Timestamp,
+    counted: bool,
+) -> Verdict {
+    let Err(failure) = &one.result else {
+        return Verdict::Delivered;
+    };
+    let terms = Terms::of(config, &running.head);
+    let before = running.rows[one.row].attempts;
+    let mut ended = Ended {
+        attempts: before.saturating_add(1),
+        started: running.claimed_at,
+        took: running.began.elapsed(),
+        now,
+    };
+    if counted {
+        return verdict::verdict(
+            failure,
+            &terms,
+            &ended,
+            one.scene.both_families,
+            running.random,
+        );
+    }
+    // Not an attempt, so it cannot be one too many; but age goes on (RT-3).
+    ended.attempts = before;
+    match terms.after_failure(&ended, running.random) {
+        Course::Expired => Verdict::Expired,
+        Course::Again(_) | Course::Exhausted => Verdict::Deferred {
+            next: terms.next_attempt(before.max(1), now, running.random),
+        },
+    }
+}
+
+/// The group it waits in from now on: routes may depend on attempts (RO-2).
+fn next_destination(
+    config: &Config,
+    running: &Running,
+    row: usize,
+    counted: bool,
+) -> DestinationKey {
+    let row = &running.rows[row];
+    let facts = route::RouteFacts {
+        caller: &running.head.caller,
+        from: &running.head.reverse_path,
+        to: &row.recipient.path,
+        attempts: row.attempts.saturating_add(u32::from(counted)),
+        operator: row.transport.as_deref(),
+    };
+    route::route(config, &facts).destination
+}
+
+fn record(running: &Running, one: &Happened, dialled: &[IpAddr]) -> Attempt {
+    let scene = &one.scene;
+    let (stage, code, status, text, cause, twice) = match &one.result {
+        Ok(accepted) => (
+            Stage::FinalDot,
+            Some(accepted.code),
+            accepted.status,
+            accepted.text.clone(),
+            None,
+            false,
+        ),
+        Err(failure) => (
+            failure.stage,
+            failure.code,
+            failure.status,
+            failure.text.clone(),
+            Some(failure.cause),
+            failure.may_be_sent_twice,
+        ),
+    };
+    Attempt {
+        started: running.claimed_at,
+        duration: running.began.elapsed(),
+        delays: [
+            running.claimed_at.since(running.head.arrived),
+            scene.connect,
+            scene.session,
+            scene.data,
+        ],
+        transport: running.transport.clone(),
+        host: scene.host.clone(),
+        address: scene.address,
+        dialled: dialled.to_vec(),
+        source: scene.source,
+        tls: scene.tls,
+        stage,
+        code,
+        status,
+        text,
+        cause,
+        may_be_sent_twice: twice,
+        worker: running.worker.clone(),
+        reused: scene.reused,
+    }
+}
+
+/// One line per recipient and attempt (OBS-1). A fault of our own is for the operator (DV-19, OBS-3).
+fn line(
+    running: &Running,
+    one: &Happened,
+    attempt: &Attempt,
+    verdict: Verdict,
+    now: Timestamp,
+) -> (Line, log::Level) {
+    let row = &running.rows[one.row];
+    let relay = match (attempt.host.is_empty(), attempt.address) {
+        (false, Some(address)) => format!("{}[{}]:{}", attempt.host, address.ip(), address.port()),
+        (false, None) => attempt.host.clone(),
+        (true, _) => "none".to_string(),
+    };
+    let seconds = |span: &Duration| {
+        let millis = span.as_millis();
+        match millis % 1000 {
+            0 => (millis / 1000).to_string(),
+            rest => format!("{}.{rest:03}", millis / 1000),
+        }
+    };
+    let delays: Vec<String> = attempt.delays.iter().map(seconds).collect();
+    let (result, next) = match verdict {
+        Verdict::Delivered => ("delivered", None),
+        Verdict::Deferred { next } => ("deferred", Some(next)),
+        Verdict::Failed => ("failed", None),
+        Verdict::Expired => ("expired", None),
+        Verdict::Held => ("held", None),
+    };
+    // RT-3: an expiry has a status of its own; the last reply stays in the text.
+    let status = match verdict {
+        Verdict::Expired => EnhancedCode::new(4, 4, 7),
+        _ => attempt.status,
+    };
+    let doubt = attempt.may_be_sent_twice.then_some("may-be-sent-twice");
+    let line = Line::new("deliver")
+        .key("qid", running.head.id)
+        .num("rcpt", row.id.number)
+        .path("to", &row.recipient.path)
+        .path("from", &running.head.reverse_path)
+        .key("relay", relay)
+        .key("transport", &attempt.transport)
+        .num("attempt", row.attempts.saturating_add(1))
+        .span("delay", now.since(running.head.arrived))
+        .key("delays", delays.join("/"))
+        .key("tls", attempt.tls)
+        .key("stage", attempt.stage)
+        .opt("code", attempt.code)
+        .key("status", status)
+        .key("result", result)
+        .opt("next", next)
+        .opt("doubt", doubt)
+        .peer("text", &attempt.text);
+    let local = matches!(&one.result, Err(failure) if failure.scope == Scope::Local);
+    let level = if local {
+        log::Level::Error
+    } else {
+        log::Level::Info
+    };
+    (line, level)
+}
+
+/// Asks the store until it has taken it. `false`: it never will; the recipients stay claimed, in doubt after a restart.
+fn persist(
+    parts: &Parts,
+    id: crate::message::QueueId,
+    ask: impl Fn() -> Result<(), StoreError>,
+) -> bool {
+    let mut told = false;
+    loop {
+        let error = match ask() {
+            Ok(()) => return true,
+            Err(error) => error,
+        };
+        let passing = matches!(error, StoreError::Full(_) | StoreError::Busy);
+        if !passing || !told {
+            let line = Line::new("unsettled")
+                .key("qid", id)
+                .key("result", if passing { "waiting" } else { "in-doubt" })
+                .peer("text", &error.to_string());
+            line.error();
+            told = true;
+        }
+        if !passing || !parts.pause(SETTLE_AGAIN) {
+            return false;
+        }
+    }
+}
+
+/// How long a store that cannot take an outcome is left alone.
+const SETTLE_AGAIN: Duration = Duration::from_secs(1);
