@@ -80,7 +80,7 @@ macro_rules! table {
         $(later [ $($later:literal),* $(,)? ])?
     ) => {
         $(#[doc = $about])*
-        #[derive(Clone, Debug)]
+        #[derive(Clone, Debug, PartialEq)]
         pub struct $Name {
             $( $(#[doc = $doc])* pub $field: $ty, )*
             $( $( $(#[doc = $xdoc])* pub $xfield: $xty, )* )?

@@ -13,7 +13,7 @@ use crate::smtp::address::Domain;
 pub const DIRECT: &str = "direct";
 
 /// `[[transport]]`: what exists so far.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transport {
     /// Its name.
     pub name: String,
@@ -22,7 +22,7 @@ pub struct Transport {
 }
 
 /// Kinds of transport.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TransportKind {
     /// Straight to MX hosts.
     Direct,
@@ -141,7 +141,7 @@ fn parse_host(text: &str) -> Result<(RelayHost, u16), String> {
 table! {
     /// `[[transport]]` (CFG-19, CFG-20) as it stands in the file.
     pub struct TransportTable in "transport" repeated true {
-        /// Its name, for routes, the log and the operator: letters, digits, `-`, `_`, `.`.
+        /// Its name, for routes, the log and the operator: letters, digits, hyphens, underscores and dots.
         name: String = (required "\"relay\""), transport_name;
         /// What it does: `"direct"` to MX hosts, or `"relay"` through `hosts`.
         kind: KindWord = (required "\"relay\""), kind_exists;

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, select};
 
 use super::error::Error;
 use super::events::{Ask, Asking, channel};
@@ -14,7 +14,7 @@ use crate::dispatch::Dispatcher;
 use crate::front::control::{self, Host as _};
 use crate::front::unix::Bound;
 use crate::log::{Line, Log};
-use crate::store::{Recovery, Store};
+use crate::store::{self, Recovery, Store};
 
 /// Ends the process with status 70 and this reason (PRC-3); does not return in the daemon.
 pub type Fatal = Arc<dyn Fn(&str) + Send + Sync>;
@@ -120,8 +120,18 @@ impl Daemon {
     /// # Errors
     /// The store ended by itself.
     pub fn run(self) -> Result<(), Error> {
+        let fatal = self.host.store.fatal();
         loop {
-            match self.asked.recv() {
+            let asked = select! {
+                recv(self.asked) -> asked => asked,
+                // ST-4: nothing is stopped gently, because nothing that is done from here on could be recorded.
+                recv(fatal) -> why => return Err(match why {
+                    Ok(store::Fatal::Io(text)) => Error::Io(text),
+                    Ok(store::Fatal::Panic(text)) => Error::Internal(text),
+                    Err(_) => Error::Internal("the store is gone".to_owned()),
+                }),
+            };
+            match asked {
                 Ok(Ask::Reload) => {
                     // Its outcome is in the log.
                     let _ = self.host.reload();

@@ -16,9 +16,11 @@ pub mod verbs;
 
 use std::time::Instant;
 
+use crate::clock::Timestamp;
 use crate::dispatch::Wake;
 use crate::message::QueueId;
 use crate::policy::failure::Stage;
+use crate::store::DueRecipient;
 
 /// What the control socket asks of the daemon around it. Called from the threads of control clients, several at once.
 pub trait Host: Send + Sync {
@@ -35,6 +37,10 @@ pub trait Host: Send + Sync {
 
     /// Hands this on to [`Dispatcher::wake`](crate::dispatch::Dispatcher::wake); never blocks.
     fn wake(&self, wake: Wake);
+
+    /// What stops this queued recipient besides its own next attempt, and until when: the word of
+    /// [`Dispatcher::blocker`](crate::dispatch::Dispatcher::blocker).
+    fn blocker(&self, recipient: &DueRecipient) -> Option<(String, Option<Timestamp>)>;
 
     /// The attempts that are running, at most one entry per worker, for `list` and `show`.
     fn running(&self) -> Vec<Running> {
