@@ -3,6 +3,7 @@
 mod address;
 mod control;
 mod dns;
+mod server;
 mod smtp;
 
 use std::mem::discriminant;
@@ -25,6 +26,8 @@ pub const TARGETS: &[Target] = &[
     address::DOMAIN,
     control::LINE,
     dns::DNS,
+    server::HEADER,
+    server::SESSION,
     smtp::DATA,
     smtp::PARAMS,
     smtp::REPLY,
