@@ -6,7 +6,7 @@
 //! the call itself, so that reading can go on beside it (CL-14).
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -152,6 +152,26 @@ impl Socket {
             events.contains(PollFlags::POLLOUT)
                 && (broken || got.intersects(PollFlags::POLLOUT | PollFlags::POLLHUP)),
         ))
+    }
+
+    /// Waits until this socket or `other` can be read. Returns (this, other).
+    pub(super) fn poll_with(
+        &self,
+        other: BorrowedFd<'_>,
+        deadline: Deadline,
+    ) -> io::Result<(bool, bool)> {
+        let mut fds = [self.as_fd(), other].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        wait_for(&mut fds, deadline)?;
+        let [ours, theirs] = fds.map(|fd| fd.any().unwrap_or(true));
+        Ok((ours, theirs))
+    }
+
+    /// Ends our side of the connection.
+    pub(super) fn finish_writing(&self) -> io::Result<()> {
+        match self {
+            Socket::Tcp(tcp, _) => tcp.shutdown(Shutdown::Write),
+            Socket::Unix(unix) => unix.shutdown(Shutdown::Write),
+        }
     }
 
     fn raw(&self) -> RawFd {

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 
 use nix::poll::PollFlags;
@@ -121,6 +122,38 @@ impl Stream {
         }
     }
 
+    /// Waits until the stream can be read (or is at its end), or `other` can. Returns (stream, other).
+    ///
+    /// # Errors
+    /// `TimedOut` at the deadline.
+    pub fn wait_or(
+        &mut self,
+        other: BorrowedFd<'_>,
+        deadline: Deadline,
+    ) -> io::Result<(bool, bool)> {
+        loop {
+            if let Layer::Tls(tls) = &mut self.0
+                && tls.has_unread()
+            {
+                return Ok((true, false));
+            }
+            let socket = self.socket();
+            let (ours, theirs) = socket.poll_with(other, deadline)?;
+            // What arrived for TLS need not be data; only its layer knows.
+            if theirs || (ours && matches!(self.0, Layer::Plain(_))) {
+                return Ok((ours, theirs));
+            }
+        }
+    }
+
+    /// Ends our side of the connection: the peer reads what was written, and then the end. Reading goes on.
+    ///
+    /// # Errors
+    /// The system's: the peer is gone.
+    pub fn finish_writing(&mut self) -> io::Result<()> {
+        self.socket().finish_writing()
+    }
+
     /// Whether bytes or an end of stream wait unread; never blocks (CL-7, CL-8).
     pub fn has_unread(&mut self) -> bool {
         match &mut self.0 {
@@ -186,6 +219,7 @@ impl Stream {
 mod tests {
     use std::io::{ErrorKind, Read, Write};
     use std::net::TcpListener;
+    use std::os::fd::AsFd;
     use std::sync::mpsc;
     use std::thread::{self, JoinHandle};
     use std::time::Duration;
@@ -460,6 +494,32 @@ mod tests {
         // TEST-NET-1 is nobody's address.
         let error = Stream::connect(address, Some([192, 0, 2, 1].into()), long()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::AddrNotAvailable);
+    }
+
+    // IN-27, IN-29
+    #[test]
+    fn a_wait_can_be_ended_by_another_descriptor_and_writing_by_us() {
+        let (other, wake) = std::io::pipe().unwrap();
+        for (mut stream, mut peer) in both() {
+            let error = stream.wait_or(other.as_fd(), short()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::TimedOut);
+            peer.write_all(b"x").unwrap();
+            assert_eq!(
+                stream.wait_or(other.as_fd(), long()).unwrap(),
+                (true, false)
+            );
+            stream.read(&mut [0], long()).unwrap();
+            stream.finish_writing().unwrap();
+            let _ = peer.read_to_end(&mut Vec::new());
+            peer.write_all(b"y").unwrap();
+            assert_eq!(stream.read(&mut [0], long()).unwrap(), 1);
+        }
+        drop(wake);
+        let (mut stream, _peer) = pair();
+        assert_eq!(
+            stream.wait_or(other.as_fd(), long()).unwrap(),
+            (false, true)
+        );
     }
 
     #[test]
