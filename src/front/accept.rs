@@ -41,17 +41,6 @@ pub struct Client {
     pub origin: Origin,
 }
 
-impl Client {
-    /// As it is written to the log and kept with the message.
-    pub fn label(&self) -> String {
-        match self.origin {
-            Origin::Ip(ip) => ip.to_string(),
-            Origin::Uid(Some(uid)) => format!("unix uid={uid}"),
-            Origin::Uid(None) => "unix".to_owned(),
-        }
-    }
-}
-
 /// The envelope of a message, and how it came.
 #[derive(Clone, Debug)]
 pub struct Envelope {
@@ -338,7 +327,7 @@ impl Incoming<'_> {
             id,
             arrived,
             caller: self.client.caller.clone(),
-            client: self.client.label(),
+            client: self.client.origin.to_string(),
             reverse_path: self.envelope.reverse_path.clone(),
             size: self.size + added.len() as u64,
             added_header: added.into_bytes(),
@@ -433,7 +422,7 @@ impl Incoming<'_> {
 
     fn log_refusal(&self, refusal: &Refusal) {
         let answer = refusal.answer();
-        let line = Line::of_client("rejected", self.client.label())
+        let line = Line::of_client("rejected", self.client.origin)
             .key("caller", &self.client.caller)
             .path("from", &self.envelope.reverse_path)
             .num("size", self.size)

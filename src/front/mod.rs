@@ -3,8 +3,10 @@
 pub mod accept;
 pub mod control;
 mod limits;
+pub mod listener;
 mod memory;
 pub mod refusal;
+mod smtp;
 mod stop;
 mod threads;
 pub mod unix;

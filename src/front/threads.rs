@@ -1,7 +1,7 @@
 //! Threads that are kept for sessions: started when none is idle, reused, and ended when they were idle for a while.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -12,9 +12,6 @@ use crate::net::deadline::Deadline;
 /// How long an idle thread is kept.
 const KEEP: Duration = Duration::from_secs(60);
 
-/// A piece of work that a thread does alone.
-pub type Job = Box<dyn FnOnce() + Send>;
-
 #[derive(Debug, Default)]
 struct Counts {
     /// Threads that wait for a job and were not promised one.
@@ -24,23 +21,24 @@ struct Counts {
     started: u64,
 }
 
-struct Shared {
+struct Shared<T> {
     counts: Mutex<Counts>,
     ended: Condvar,
     // Never holds more jobs than there are threads promised to them, so it is bounded by the callers' own limit.
-    jobs: Receiver<Job>,
+    jobs: Receiver<T>,
+    work: Box<dyn Fn(T) + Send + Sync>,
 }
 
 /// The threads. How many there may be is up to the caller, who hands out no more jobs at once than that.
-pub struct Threads {
+pub struct Threads<T> {
     name: &'static str,
-    shared: Arc<Shared>,
-    send: Mutex<Option<Sender<Job>>>,
+    shared: Arc<Shared<T>>,
+    send: Mutex<Option<Sender<T>>>,
 }
 
-impl Threads {
-    /// No threads yet; they will be called `name-N`.
-    pub fn new(name: &'static str) -> Threads {
+impl<T: Send + 'static> Threads<T> {
+    /// No threads yet; they will be called `name-N` and do `work` on each job.
+    pub fn new(name: &'static str, work: impl Fn(T) + Send + Sync + 'static) -> Threads<T> {
         let (send, jobs) = unbounded();
         Threads {
             name,
@@ -48,6 +46,7 @@ impl Threads {
                 counts: Mutex::default(),
                 ended: Condvar::new(),
                 jobs,
+                work: Box::new(work),
             }),
             send: Mutex::new(Some(send)),
         }
@@ -56,11 +55,11 @@ impl Threads {
     /// Gives a job to an idle thread or a new one; does not wait. A panic in it is caught (PRC-3).
     ///
     /// # Errors
-    /// No thread could be started (PRC-4), or they were told to end; the job is dropped.
-    pub fn run(&self, job: Job) -> std::io::Result<()> {
+    /// The job back: no thread could be started (PRC-4), or they were told to end.
+    pub fn run(&self, job: T) -> Result<(), T> {
         let send = self.send.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(send) = send.as_ref() else {
-            return Err(std::io::Error::other("closed"));
+            return Err(job);
         };
         let start = {
             let mut counts = self.shared.lock();
@@ -77,17 +76,18 @@ impl Threads {
             let shared = Arc::clone(&self.shared);
             let started = thread::Builder::new()
                 .name(format!("{}-{number}", self.name))
-                .spawn(move || shared.work());
-            if let Err(error) = started {
+                .spawn(move || shared.run());
+            if started.is_err() {
                 self.shared.lock().threads -= 1;
-                return Err(error);
+                return Err(job);
             }
         }
-        send.send(job).map_err(|_| std::io::Error::other("closed"))
+        send.send(job).map_err(|refused| refused.0)
     }
 
     /// Threads now, idle ones included.
-    pub fn count(&self) -> usize {
+    #[cfg(test)]
+    fn count(&self) -> usize {
         self.shared.lock().threads
     }
 
@@ -109,19 +109,19 @@ impl Threads {
     }
 }
 
-impl Shared {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Counts> {
+impl<T> Shared<T> {
+    fn lock(&self) -> MutexGuard<'_, Counts> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn work(&self) {
+    fn run(&self) {
         // A new thread was promised the job that it was started for.
-        let mut job = self.jobs.recv().ok();
-        while let Some(run) = job {
-            // The panic hook has logged it; whoever waits for the job sees its drop.
-            let _ = catch_unwind(AssertUnwindSafe(run));
+        let mut next = self.jobs.recv().ok();
+        while let Some(job) = next {
+            // The panic hook has logged it; whoever waits for the job sees its parts dropped.
+            let _ = catch_unwind(AssertUnwindSafe(|| (self.work)(job)));
             self.lock().idle += 1;
-            job = match self.jobs.recv_timeout(KEEP) {
+            next = match self.jobs.recv_timeout(KEEP) {
                 Ok(job) => Some(job),
                 Err(RecvTimeoutError::Disconnected) => None,
                 Err(RecvTimeoutError::Timeout) => {
@@ -150,34 +150,38 @@ mod tests {
     // PRC-3, PRC-7
     #[test]
     fn threads_are_reused_also_after_a_panic_and_end_when_told() {
-        let threads = Threads::new("test");
         let (done, finished) = bounded(1);
-        for _ in 0..50 {
-            let done = done.clone();
-            threads
-                .run(Box::new(move || done.send(()).unwrap()))
-                .unwrap();
-            finished.recv().unwrap();
-            while threads.shared.lock().idle == 0 {
-                thread::yield_now();
-            }
-        }
-        assert_eq!(threads.count(), 1);
         let (hold, held) = bounded::<()>(0);
-        threads
-            .run(Box::new(move || {
+        let threads = Threads::new("test", move |panics: bool| {
+            if panics {
                 let _ = held.recv();
                 panic!("contained");
-            }))
-            .unwrap();
-        let after = done.clone();
-        threads
-            .run(Box::new(move || after.send(()).unwrap()))
-            .unwrap();
+            }
+            done.send(()).unwrap();
+        });
+        let until_idle = |idle| {
+            while threads.shared.lock().idle < idle {
+                thread::yield_now();
+            }
+        };
+        for _ in 0..50 {
+            threads.run(false).unwrap();
+            finished.recv().unwrap();
+            until_idle(1);
+        }
+        assert_eq!(threads.count(), 1);
+        threads.run(true).unwrap();
+        threads.run(false).unwrap();
         finished.recv().unwrap();
         assert_eq!(threads.count(), 2);
+        hold.send(()).unwrap();
+        until_idle(2);
+        threads.run(false).unwrap();
+        finished.recv().unwrap();
+        assert_eq!(threads.count(), 2);
+        threads.run(true).unwrap();
         assert!(!threads.join(Deadline::after(Duration::from_millis(1))));
-        assert!(threads.run(Box::new(|| {})).is_err());
+        assert_eq!(threads.run(false), Err(false));
         drop(hold);
         assert!(threads.join(Deadline::after(Duration::from_secs(20))));
     }

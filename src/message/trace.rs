@@ -1,7 +1,7 @@
 //! The header lines that we put in front of a message: Received (RFC 5321 §4.4), and Date and Message-ID where they
 //! are missing (MSG-1).
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::net::IpAddr;
 
 use super::QueueId;
@@ -18,6 +18,17 @@ pub enum Origin {
     Ip(IpAddr),
     /// The user of a Unix socket, if the system told.
     Uid(Option<u32>),
+}
+
+/// As it is written to the log and kept with the message.
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Ip(ip) => ip.fmt(f),
+            Origin::Uid(Some(uid)) => write!(f, "unix uid={uid}"),
+            Origin::Uid(None) => f.write_str("unix"),
+        }
+    }
 }
 
 /// The facts of one Received field.

@@ -114,6 +114,7 @@ pub struct Session {
     transaction: Option<Transaction>,
     errors: u32,
     first: bool,
+    refused: Option<Answer>,
 }
 
 impl Session {
@@ -125,7 +126,18 @@ impl Session {
             transaction: None,
             errors: 0,
             first: true,
+            refused: None,
         }
+    }
+
+    /// The error that was replied last, if any was since the last call: for the log.
+    pub fn take_refused(&mut self) -> Option<Answer> {
+        self.refused.take()
+    }
+
+    /// The sender of the transaction that is open.
+    pub fn sender(&self) -> Option<&ReversePath> {
+        self.transaction.as_ref().map(|t| &t.reverse_path)
     }
 
     /// Who the client says it is, once it has.
@@ -136,8 +148,7 @@ impl Session {
     /// The greeting; closes at once on a client that has spoken already where that is forbidden.
     pub fn greet(&mut self, host: &mut dyn Host, out: &mut Vec<u8>) -> Step {
         if self.settings.reject_early_talk && host.input_waits() {
-            EARLY_TALK.write(out);
-            return Step::Close;
+            return self.close(EARLY_TALK, out);
         }
         let greeting = format!("{} ESMTP posthaste", self.settings.hostname);
         Answer::bare(220, "").with_text(greeting).write(out);
@@ -149,7 +160,7 @@ impl Session {
     pub fn glance(&mut self, unread: &[u8], out: &mut Vec<u8>) -> bool {
         let wrong = self.first && is_other_protocol(unread);
         if wrong {
-            WRONG_PROTOCOL.write(out);
+            self.close(WRONG_PROTOCOL, out);
         }
         wrong
     }
@@ -165,8 +176,7 @@ impl Session {
         };
         let split = split(text);
         if first && is_other_protocol(text) || matches!(split, Ok((Verb::Http, _))) {
-            WRONG_PROTOCOL.write(out);
-            return Step::Close;
+            return self.close(WRONG_PROTOCOL, out);
         }
         if matches!(line, Line::BareLineEnd(_)) {
             let answer = Answer::new(500, 5, 2, "lines end in CRLF, and have no other CR or LF");
@@ -181,8 +191,7 @@ impl Session {
 
     fn command(&mut self, verb: Verb, text: &[u8], host: &mut dyn Host, out: &mut Vec<u8>) -> Step {
         if self.talks_early(verb, host) {
-            EARLY_TALK.write(out);
-            return Step::Close;
+            return self.close(EARLY_TALK, out);
         }
         let answer = match verb {
             Verb::Ehlo | Verb::Helo => self.hello(verb == Verb::Ehlo, text, out),
@@ -211,8 +220,8 @@ impl Session {
             }
             Verb::Bdat => {
                 // Its chunk follows whatever we say (RFC 3030 §2), and must not be read as commands.
-                Answer::new(502, 5, 1, "CHUNKING is not available").write(out);
-                return Step::Close;
+                let answer = Answer::new(502, 5, 1, "CHUNKING is not available");
+                return self.close(answer, out);
             }
             Verb::Data | Verb::Http | Verb::Unknown => {
                 Err(Answer::new(500, 5, 2, "command not known"))
@@ -301,8 +310,7 @@ impl Session {
 
     fn data(&mut self, text: &[u8], host: &mut dyn Host, out: &mut Vec<u8>) -> Step {
         if self.talks_early(Verb::Data, host) {
-            EARLY_TALK.write(out);
-            return Step::Close;
+            return self.close(EARLY_TALK, out);
         }
         let recipients = self.transaction.as_ref().map(|t| t.recipients.len());
         let answer = match (self.esmtp(), recipients) {
@@ -348,16 +356,22 @@ impl Session {
         }
     }
 
+    fn close(&mut self, answer: Answer, out: &mut Vec<u8>) -> Step {
+        answer.write(out);
+        self.refused = Some(answer);
+        Step::Close
+    }
+
     /// Writes a reply. Of 5yz ones there may be `max_errors` (IN-11); 4yz ones are not the client's fault.
     fn reply(&mut self, answer: Answer, out: &mut Vec<u8>) -> Step {
         if answer.is_permanent() {
             if self.errors >= self.settings.max_errors {
-                TOO_MANY_ERRORS.write(out);
-                return Step::Close;
+                return self.close(TOO_MANY_ERRORS, out);
             }
             self.errors += 1;
         }
         answer.write(out);
+        self.refused = answer.is_error().then_some(answer.clone());
         if answer.closes() {
             Step::Close
         } else {

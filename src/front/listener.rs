@@ -1,0 +1,496 @@
+//! Listening sockets, and the threads that accept from them.
+//!
+//! Binding is apart from starting: ports are bound while the daemon still has the right to, mail is accepted when
+//! everything else runs.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, ErrorKind, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, getrlimit};
+use nix::unistd::{Uid, User};
+
+use super::accept::Intake;
+use super::control::peer::credentials;
+use super::limits::{self, Limits};
+use super::smtp::{Place, Stops, serve};
+use super::stop::Flag;
+use super::threads::Threads;
+use super::unix;
+use crate::config::{Config, Listen, ListenAddress};
+use crate::dispatch::Fatal;
+use crate::log::Line;
+use crate::message::trace::Origin;
+use crate::net::deadline::Deadline;
+use crate::net::stream::Stream;
+use crate::smtp::answer::Answer;
+use crate::smtp::server::TOO_MANY_SESSIONS;
+
+/// Connections that may wait to be accepted; the system's own limit may be lower.
+const BACKLOG: i32 = 1024;
+/// PRC-5: descriptors that sessions leave to the database, DNS, deliveries and the control socket.
+const RESERVED: u64 = 24;
+/// How long accepting rests when the system has no descriptors or memory for it.
+const REST: Duration = Duration::from_millis(100);
+/// Names of users that are remembered.
+const MAX_USERS: usize = 1024;
+
+const NO_ROOM: Answer = Answer::new(421, 3, 2, "out of resources, try again later");
+
+/// Why a listener could not be bound: the one clear last line (CFG-8).
+#[derive(Debug)]
+pub struct BindError(String);
+
+impl fmt::Display for BindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for BindError {}
+
+/// A listener that is bound and not yet accepted from.
+#[derive(Debug)]
+pub struct Bound {
+    listen: Listen,
+    socket: Socket,
+}
+
+#[derive(Debug)]
+enum Socket {
+    Tcp(TcpListener),
+    Unix(unix::Bound),
+}
+
+enum Connection {
+    Tcp(TcpStream, SocketAddr),
+    Unix(UnixStream),
+}
+
+/// Binds all listeners of the configuration. `owner` (uid, gid) will own Unix sockets if we are root.
+///
+/// # Errors
+/// [`BindError`] names the first that cannot be bound; those before it are given up again.
+pub fn bind(listen: &[Listen], owner: Option<(u32, u32)>) -> Result<Vec<Bound>, BindError> {
+    listen
+        .iter()
+        .map(|listen| Bound::new(listen, owner))
+        .collect()
+}
+
+impl Bound {
+    /// Binds one listener.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub fn new(listen: &Listen, owner: Option<(u32, u32)>) -> Result<Bound, BindError> {
+        let socket = match &listen.address {
+            ListenAddress::Tcp(address) => bind_tcp(*address)
+                .map(Socket::Tcp)
+                .map_err(|error| refuse(*address, &error)),
+            ListenAddress::Unix(path) => unix::bind(path, listen.mode, owner)
+                .and_then(|bound| Ok(Socket::Unix(bound)))
+                .map_err(|error| BindError(format!("cannot listen on unix:{error}"))),
+        }?;
+        if let Socket::Unix(bound) = &socket {
+            let nonblocking = bound.listener().set_nonblocking(true);
+            nonblocking.map_err(|error| BindError(format!("{}: {error}", listen.address)))?;
+        }
+        Ok(Bound {
+            listen: listen.clone(),
+            socket,
+        })
+    }
+
+    /// Where it listens; with the real port if the configuration said 0.
+    pub fn address(&self) -> ListenAddress {
+        match &self.socket {
+            Socket::Tcp(tcp) => tcp
+                .local_addr()
+                .map_or_else(|_| self.listen.address.clone(), ListenAddress::Tcp),
+            Socket::Unix(_) => self.listen.address.clone(),
+        }
+    }
+}
+
+fn refuse(address: SocketAddr, error: &io::Error) -> BindError {
+    let hint = match error.kind() {
+        // PRC-1
+        ErrorKind::PermissionDenied if address.port() < 1024 => {
+            "; ports below 1024 need root or CAP_NET_BIND_SERVICE"
+        }
+        _ => "",
+    };
+    BindError(format!("cannot listen on {address}: {error}{hint}"))
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = socket2::Socket::new(
+        socket2::Domain::for_address(address),
+        socket2::Type::STREAM,
+        Some(socket2::Protocol::TCP),
+    )?;
+    // A restart does not wait for the connections of the last run to be forgotten.
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        // One listener, one family: or `[::]` would shadow an IPv4 listener with other rules.
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+impl Socket {
+    fn accept(&self) -> io::Result<Connection> {
+        match self {
+            Socket::Tcp(tcp) => tcp.accept().map(|(tcp, peer)| Connection::Tcp(tcp, peer)),
+            Socket::Unix(unix) => unix
+                .listener()
+                .accept()
+                .map(|(unix, _)| Connection::Unix(unix)),
+        }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Socket::Tcp(tcp) => tcp.as_fd(),
+            Socket::Unix(unix) => unix.listener().as_fd(),
+        }
+    }
+}
+
+impl Connection {
+    fn origin(&self) -> Origin {
+        match self {
+            Connection::Tcp(_, peer) => Origin::Ip(peer.ip().to_canonical()),
+            Connection::Unix(unix) => Origin::Uid(credentials(unix).ok().map(|(uid, _)| uid)),
+        }
+    }
+
+    fn descriptor(&self) -> u64 {
+        let raw = match self {
+            Connection::Tcp(tcp, _) => tcp.as_raw_fd(),
+            Connection::Unix(unix) => unix.as_raw_fd(),
+        };
+        u64::try_from(raw).unwrap_or(0)
+    }
+
+    /// One line, if the system takes it at once, and the end.
+    fn turn_away(self, answer: &Answer) {
+        let mut line = Vec::new();
+        answer.write(&mut line);
+        // Best effort: a client that cannot be told sees the connection close.
+        let _ = match self {
+            Connection::Tcp(mut tcp, _) => tcp
+                .set_nonblocking(true)
+                .and_then(|()| tcp.write(&line).map(drop)),
+            Connection::Unix(mut unix) => unix
+                .set_nonblocking(true)
+                .and_then(|()| unix.write(&line).map(drop)),
+        };
+    }
+
+    fn into_stream(self) -> io::Result<Stream> {
+        match self {
+            Connection::Tcp(tcp, _) => Stream::from_tcp(tcp),
+            Connection::Unix(unix) => Stream::from_unix(unix),
+        }
+    }
+}
+
+/// A connection that has a place, on its way to a session thread.
+struct Arrival {
+    connection: Connection,
+    origin: Origin,
+    config: Arc<Config>,
+    listen: Arc<Listen>,
+    _place: limits::Place,
+}
+
+/// What acceptors and sessions share.
+struct Shared {
+    intake: Arc<Intake>,
+    stops: Stops,
+    limits: Limits,
+    users: Users,
+    fatal: Fatal,
+}
+
+/// All SMTP listeners, running.
+pub struct Front {
+    shared: Arc<Shared>,
+    sessions: Arc<Threads<Arrival>>,
+    acceptors: Mutex<Vec<JoinHandle<()>>>,
+    addresses: Vec<ListenAddress>,
+}
+
+impl Front {
+    /// Starts accepting. `fatal` is called when an acceptor panics (PRC-3).
+    ///
+    /// # Errors
+    /// No threads or descriptors; nothing is accepted then.
+    pub fn start(bound: Vec<Bound>, intake: Arc<Intake>, fatal: Fatal) -> io::Result<Front> {
+        let shared = Arc::new(Shared {
+            intake,
+            stops: Stops {
+                stopping: Flag::new()?,
+                cut: Flag::new()?,
+            },
+            limits: Limits::default(),
+            users: Users::default(),
+            fatal,
+        });
+        let serving = Arc::clone(&shared);
+        let front = Front {
+            sessions: Arc::new(Threads::new("smtp", move |arrival| {
+                serving.session(arrival)
+            })),
+            shared,
+            acceptors: Mutex::default(),
+            addresses: bound.iter().map(Bound::address).collect(),
+        };
+        for bound in bound {
+            if let Err(error) = front.accept_from(bound) {
+                front.stop();
+                return Err(error);
+            }
+        }
+        Ok(front)
+    }
+
+    fn accept_from(&self, bound: Bound) -> io::Result<()> {
+        let acceptor = Acceptor {
+            shared: Arc::clone(&self.shared),
+            sessions: Arc::clone(&self.sessions),
+            listen: Arc::new(bound.listen),
+            socket: bound.socket,
+            spare: spare(),
+            descriptors: descriptors(),
+        };
+        let handle = thread::Builder::new()
+            .name(format!("accept {}", acceptor.listen.name))
+            .spawn(move || {
+                let fatal = Arc::clone(&acceptor.shared.fatal);
+                let name = acceptor.listen.name.clone();
+                if catch_unwind(AssertUnwindSafe(|| acceptor.run())).is_err() {
+                    fatal(&format!("the acceptor of {name} panicked"));
+                }
+            })?;
+        self.acceptors
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(handle);
+        Ok(())
+    }
+
+    /// Where it listens, in the order of the configuration, with real ports.
+    pub fn addresses(&self) -> &[ListenAddress] {
+        &self.addresses
+    }
+
+    /// Sessions now.
+    pub fn sessions(&self) -> usize {
+        self.shared.limits.sessions()
+    }
+
+    /// Stops accepting and closes the listeners; sessions end before their next command, those in DATA after its reply
+    /// (IN-27). Returns when no connection is accepted any more.
+    pub fn stop(&self) {
+        self.shared.stops.stopping.raise();
+        let acceptors = std::mem::take(
+            &mut *self
+                .acceptors
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+        for acceptor in acceptors {
+            // Its panic has already called `fatal`.
+            let _ = acceptor.join();
+        }
+    }
+
+    /// Ends sessions in DATA too: nothing of their messages is queued. Those at the dot end with their commit.
+    pub fn cut(&self) {
+        self.shared.stops.cut.raise();
+    }
+
+    /// Waits until all sessions have ended after [`Front::stop`], at most until the deadline. `true` if all have.
+    pub fn join(&self, deadline: Deadline) -> bool {
+        self.sessions.join(deadline)
+    }
+}
+
+impl Drop for Front {
+    fn drop(&mut self) {
+        self.stop();
+        self.cut();
+    }
+}
+
+impl Shared {
+    fn session(&self, arrival: Arrival) {
+        // The listener's rules may have changed since it was bound (CFG-5).
+        let bound = &arrival.listen;
+        let mut current = arrival.config.listen.iter();
+        let listen =
+            current.find(|listen| listen.name == bound.name && listen.address == bound.address);
+        let place = Place {
+            intake: &self.intake,
+            stops: &self.stops,
+            config: &arrival.config,
+            listen: listen.unwrap_or(bound),
+            origin: arrival.origin,
+            caller: match arrival.origin {
+                Origin::Ip(_) => "relay".to_owned(),
+                Origin::Uid(uid) => self.users.caller(uid),
+            },
+        };
+        // A client that is gone already needs no session.
+        if let Ok(stream) = arrival.connection.into_stream() {
+            serve(stream, &place);
+        }
+    }
+}
+
+struct Acceptor {
+    shared: Arc<Shared>,
+    sessions: Arc<Threads<Arrival>>,
+    listen: Arc<Listen>,
+    socket: Socket,
+    /// Given up for a moment to turn a client away when there are no descriptors left.
+    spare: Option<File>,
+    /// Most descriptors of the process.
+    descriptors: u64,
+}
+
+fn spare() -> Option<File> {
+    File::open("/dev/null").ok()
+}
+
+fn descriptors() -> u64 {
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(now, _)| now)
+}
+
+impl Acceptor {
+    fn run(mut self) {
+        while !self.shared.stops.stopping.is_raised() {
+            match self.socket.accept() {
+                Ok(connection) => self.admit(connection),
+                Err(error) => match error.kind() {
+                    ErrorKind::WouldBlock => self.wait(PollTimeout::NONE),
+                    // That client is gone; others may wait.
+                    ErrorKind::Interrupted | ErrorKind::ConnectionAborted => {}
+                    _ => self.recover(&error),
+                },
+            }
+        }
+    }
+
+    /// Until somebody connects, the flag is raised, or the time is over.
+    fn wait(&self, timeout: PollTimeout) {
+        let stopping = self.shared.stops.stopping.as_fd();
+        let mut fds = [stopping, self.socket.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        // An interruption or an error is seen by the next accept.
+        let _ = poll(&mut fds, timeout);
+    }
+
+    /// PRC-5: no descriptors, no memory, no network. Whoever waits is told so if one descriptor is to be had, and then
+    /// accepting rests, because a connection that cannot be accepted keeps the socket ready.
+    fn recover(&mut self, error: &io::Error) {
+        Line::of_client("rejected", &self.listen.name)
+            .peer("text", &format!("cannot accept: {error}"))
+            .warn();
+        let exhausted = [Errno::EMFILE, Errno::ENFILE].map(|errno| errno as i32);
+        if error.raw_os_error().is_some_and(|e| exhausted.contains(&e)) {
+            self.spare = None;
+            if let Ok(connection) = self.socket.accept() {
+                connection.turn_away(&NO_ROOM);
+            }
+            self.spare = spare();
+        }
+        let stopping = self.shared.stops.stopping.as_fd();
+        let mut fds = [PollFd::new(stopping, PollFlags::POLLIN)];
+        let rest = PollTimeout::try_from(REST).unwrap_or(PollTimeout::ZERO);
+        let _ = poll(&mut fds, rest);
+    }
+
+    fn admit(&self, connection: Connection) {
+        let origin = connection.origin();
+        let config = self.shared.intake.config();
+        // Descriptors are handed out lowest first, so a high one says that few are left.
+        let most = self.descriptors.saturating_sub(RESERVED);
+        if connection.descriptor() >= most.max(self.descriptors / 2) {
+            self.turn_away(connection, origin, &NO_ROOM);
+            return;
+        }
+        let Some(place) = self.shared.limits.admit(origin, &config.intake) else {
+            self.turn_away(connection, origin, &TOO_MANY_SESSIONS);
+            return;
+        };
+        let arrival = Arrival {
+            connection,
+            origin,
+            config,
+            listen: Arc::clone(&self.listen),
+            _place: place,
+        };
+        // PRC-4
+        if let Err(arrival) = self.sessions.run(arrival) {
+            self.turn_away(arrival.connection, origin, &NO_ROOM);
+        }
+    }
+
+    fn turn_away(&self, connection: Connection, origin: Origin, answer: &Answer) {
+        connection.turn_away(answer);
+        Line::of_client("rejected", origin)
+            .key("listen", &self.listen.name)
+            .num("code", answer.code())
+            .opt("status", answer.status())
+            .peer("text", answer.text())
+            .info();
+    }
+}
+
+/// Names of local users, remembered because asking for one may be slow (AU-5).
+#[derive(Default)]
+struct Users(Mutex<HashMap<u32, String>>);
+
+impl Users {
+    fn caller(&self, uid: Option<u32>) -> String {
+        let Some(uid) = uid else {
+            return "uid:unknown".to_owned();
+        };
+        if let Some(caller) = self.lock().get(&uid) {
+            return caller.clone();
+        }
+        let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
+        let caller = format!(
+            "uid:{}",
+            user.map_or_else(|| uid.to_string(), |user| user.name)
+        );
+        let mut known = self.lock();
+        if known.len() >= MAX_USERS {
+            known.clear();
+        }
+        known.insert(uid, caller.clone());
+        caller
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u32, String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

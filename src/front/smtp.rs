@@ -1,0 +1,625 @@
+//! Drives one SMTP session: `smtp::server` over a stream, under deadlines, into [`Intake`].
+//!
+//! Whatever a client does, its session ends: a command has a limit from the end of the one before it, content has a
+//! least pace, replies must be read, and all of it together has a limit too (IN-11, IN-12).
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use super::accept::{Client, Envelope, Incoming, Intake, check_sender};
+use super::refusal::Refusal;
+use super::stop::Flag;
+use crate::config::{Config, EarlyTalk, Listen, Role};
+use crate::log::Line as LogLine;
+use crate::message::NewRecipient;
+use crate::message::trace::Origin;
+use crate::net::deadline::Deadline;
+use crate::net::stream::Stream;
+use crate::smtp::address::{AddressDomain, ForwardPath, Mailbox, ReversePath};
+use crate::smtp::answer::Answer;
+use crate::smtp::command::{RcptCommand, RcptPath};
+use crate::smtp::data::DataReader;
+use crate::smtp::line::{Line, LineReader};
+use crate::smtp::params::RcptParams;
+use crate::smtp::server::{
+    CUT_OFF, Host, Recipient, STOPPING, Session, Settings, Step, TIMED_OUT, Transaction,
+};
+
+/// Octets that are read at once.
+const BUFFER: usize = 32 * 1024;
+/// Replies that are kept back for one write while a client pipelines.
+const REPLIES: usize = 16 * 1024;
+/// IN-12: content must come at 500 octets a second, judged over 5 minutes.
+const PACE_WINDOW: Duration = Duration::from_secs(300);
+const PACE_OCTETS: u64 = 500 * 300;
+/// How often content that stalls looks whether the daemon still waits for it.
+const SLICE: Duration = Duration::from_secs(1);
+/// How long a last word may take to be written.
+const LAST_WORD: Duration = Duration::from_secs(5);
+/// How long, and how much, a client is listened to that is cut while it sends: closing with its bytes unread would
+/// reset the connection and could take our last reply from it.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_OCTETS: usize = 1 << 20;
+
+/// How a session is told to end.
+pub(super) struct Stops {
+    /// No new commands (IN-27).
+    pub(super) stopping: Flag,
+    /// Content is no longer waited for either.
+    pub(super) cut: Flag,
+}
+
+/// Where a session takes place.
+pub(super) struct Place<'a> {
+    pub(super) intake: &'a Intake,
+    pub(super) stops: &'a Stops,
+    pub(super) config: &'a Config,
+    pub(super) listen: &'a Listen,
+    pub(super) origin: Origin,
+    /// The caller that its messages carry.
+    pub(super) caller: String,
+}
+
+/// Why a session ends that the state machine would have gone on with.
+enum End {
+    /// The client is gone, or has shut its side where nothing more can follow.
+    Gone,
+    /// A deadline passed.
+    TimedOut,
+    /// The daemon stops.
+    Stopping,
+}
+
+impl From<io::Error> for End {
+    fn from(error: io::Error) -> End {
+        match error.kind() {
+            io::ErrorKind::TimedOut => End::TimedOut,
+            _ => End::Gone,
+        }
+    }
+}
+
+/// Serves one client until its session ends.
+pub(super) fn serve(stream: Stream, place: &Place<'_>) {
+    let config = place.config;
+    let limit = config.intake.command_line;
+    let session = Session::new(Settings {
+        hostname: config.hostname.clone(),
+        max_message_size: config.intake.max_message_size.get(),
+        max_recipients: config.intake.max_recipients,
+        max_errors: config.intake.max_errors,
+        reject_early_talk: place.listen.early_talk == EarlyTalk::Reject,
+    });
+    let mut conversation = Conversation {
+        place,
+        stream,
+        session,
+        lines: LineReader::new(limit),
+        input: Input::new(BUFFER.max(limit + 1)),
+        out: Vec::with_capacity(512),
+        idle: config.intake.idle_timeout.get(),
+        ends: Deadline::after(config.intake.session_timeout.get()),
+    };
+    let cut_by_us = match conversation.run() {
+        Ok(()) => true,
+        Err(End::Gone) => false,
+        Err(End::TimedOut) => {
+            TIMED_OUT.write(&mut conversation.out);
+            true
+        }
+        Err(End::Stopping) => {
+            STOPPING.write(&mut conversation.out);
+            true
+        }
+    };
+    conversation.close(cut_by_us);
+}
+
+/// Bytes of the client that were read and not used.
+struct Input {
+    buffer: Box<[u8]>,
+    start: usize,
+    end: usize,
+}
+
+impl Input {
+    fn new(size: usize) -> Input {
+        Input {
+            buffer: vec![0; size].into_boxed_slice(),
+            start: 0,
+            end: 0,
+        }
+    }
+
+    fn unread(&self) -> &[u8] {
+        &self.buffer[self.start..self.end]
+    }
+
+    fn skip(&mut self, n: usize) {
+        self.start += n;
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        }
+    }
+
+    fn read(&mut self, stream: &mut Stream, deadline: Deadline) -> io::Result<usize> {
+        if self.start > 0 {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        let n = stream.read(&mut self.buffer[self.end..], deadline)?;
+        self.end += n;
+        Ok(n)
+    }
+}
+
+struct Conversation<'a> {
+    place: &'a Place<'a>,
+    stream: Stream,
+    session: Session,
+    lines: LineReader,
+    input: Input,
+    /// Replies that were not written yet.
+    out: Vec<u8>,
+    idle: Duration,
+    ends: Deadline,
+}
+
+impl Conversation<'_> {
+    /// Until the session closes in good order, or ends otherwise.
+    fn run(&mut self) -> Result<(), End> {
+        let mut door = Door {
+            place: self.place,
+            stream: &mut self.stream,
+            buffered: false,
+        };
+        if let Step::Close = self.session.greet(&mut door, &mut self.out) {
+            return Ok(());
+        }
+        // IN-11: counted per command and not per read.
+        let mut deadline = None;
+        loop {
+            if self.place.stops.stopping.is_raised() {
+                return Err(End::Stopping);
+            }
+            let unread = self.input.unread();
+            let (n, line) = self.lines.next(unread);
+            let Some(line) = line else {
+                self.input.skip(n);
+                if self.session.glance(self.input.unread(), &mut self.out) {
+                    self.log_refused(None);
+                    return Ok(());
+                }
+                let deadline =
+                    *deadline.get_or_insert_with(|| Deadline::after(self.idle).min(self.ends));
+                self.read_command(deadline)?;
+                continue;
+            };
+            deadline = None;
+            let mut door = Door {
+                place: self.place,
+                stream: &mut self.stream,
+                buffered: unread.len() > n,
+            };
+            let step = self.session.line(line, &mut door, &mut self.out);
+            if let Some(answer) = self.session.take_refused() {
+                log_refused(self.place, &self.session, Some(line), &answer);
+            }
+            self.input.skip(n);
+            let step = match step {
+                Step::Data(transaction) => self.data(transaction)?,
+                step => step,
+            };
+            if let Step::Close = step {
+                return Ok(());
+            }
+            if self.out.len() > REPLIES {
+                self.flush()?;
+            }
+        }
+    }
+
+    /// Reads more of a command. Before it waits, all replies go out: in one write if the client pipelined.
+    fn read_command(&mut self, deadline: Deadline) -> Result<(), End> {
+        self.flush()?;
+        let (_, stopped) = self
+            .stream
+            .wait_or(self.place.stops.stopping.as_fd(), deadline)?;
+        if stopped {
+            return Err(End::Stopping);
+        }
+        match self.input.read(&mut self.stream, deadline)? {
+            // IN-29: what it said before was answered.
+            0 => Err(End::Gone),
+            _ => Ok(()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if !self.out.is_empty() {
+            let deadline = Deadline::after(self.idle);
+            self.stream.write_all(&self.out, deadline)?;
+            self.out.clear();
+        }
+        Ok(())
+    }
+
+    fn data(&mut self, transaction: Transaction) -> Result<Step, End> {
+        let place = self.place;
+        let sender = transaction.reverse_path.clone();
+        let incoming = match place
+            .intake
+            .begin(self.client(), self.envelope(transaction))
+        {
+            Ok(incoming) => incoming,
+            Err(refusal) => {
+                let mut door = Door {
+                    place,
+                    stream: &mut self.stream,
+                    buffered: !self.input.unread().is_empty(),
+                };
+                let step = self
+                    .session
+                    .refuse_data(refusal.answer(), &mut door, &mut self.out);
+                self.log_refused(Some(&sender));
+                return Ok(step);
+            }
+        };
+        self.session.go_ahead(&mut self.out);
+        let answer = match self.content(incoming)? {
+            Ok(id) => Answer::new(250, 0, 0, "").with_text(format!("queued as {id}")),
+            Err(refusal) => refusal.answer(),
+        };
+        Ok(self.session.content_answer(&answer, &mut self.out))
+    }
+
+    /// Reads content to its true end. Dropping `incoming` before leaves nothing behind.
+    fn content(
+        &mut self,
+        mut incoming: Incoming<'_>,
+    ) -> Result<Result<crate::message::QueueId, Refusal>, End> {
+        let mut reader = DataReader::new();
+        let mut pace = Pace::new(PACE_WINDOW);
+        let mut idle = Deadline::after(self.idle);
+        loop {
+            let taken = reader.read(self.input.unread(), &mut |run| incoming.write(run));
+            self.input.skip(taken);
+            if reader.is_over() {
+                return Ok(incoming.finish(reader.oddities()));
+            }
+            self.flush()?;
+            let slice = Deadline::after(SLICE).min(idle).min(pace.window);
+            match self.input.read(&mut self.stream, slice) {
+                Ok(0) => {
+                    CUT_OFF.write(&mut self.out);
+                    return Err(End::Gone);
+                }
+                Ok(n) => {
+                    pace.octets += n as u64;
+                    idle = Deadline::after(self.idle);
+                }
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
+                Err(error) => return Err(error.into()),
+            }
+            if self.place.stops.cut.is_raised() {
+                return Err(End::Stopping);
+            }
+            if idle.is_over() || pace.is_too_slow() {
+                return Err(End::TimedOut);
+            }
+        }
+    }
+
+    fn client(&self) -> Client {
+        let greeted = self.session.greeted();
+        Client {
+            caller: self.place.caller.clone(),
+            helo: greeted.map(|g| g.name.clone()).unwrap_or_default(),
+            origin: self.place.origin,
+        }
+    }
+
+    fn envelope(&self, transaction: Transaction) -> Envelope {
+        let recipient = |recipient: Recipient| NewRecipient {
+            path: recipient.path,
+            orcpt: recipient.params.orcpt,
+            notify: recipient.params.notify,
+        };
+        let esmtp = self.session.greeted().is_some_and(|g| g.esmtp);
+        Envelope {
+            reverse_path: transaction.reverse_path,
+            recipients: transaction.recipients.into_iter().map(recipient).collect(),
+            ret: transaction.params.ret,
+            envid: transaction.params.envid,
+            size: transaction.params.size,
+            // RFC 3848, RFC 6531 §4.3
+            protocol: match (esmtp, transaction.params.utf8) {
+                (_, true) => "UTF8SMTP",
+                (true, false) => "ESMTP",
+                (false, false) => "SMTP",
+            },
+            bare_newline: self.place.listen.bare_newline,
+        }
+    }
+
+    fn log_refused(&mut self, sender: Option<&ReversePath>) {
+        if let Some(answer) = self.session.take_refused() {
+            let line = refused_line(self.place, &self.session, &answer);
+            match sender {
+                Some(sender) => line.path("from", sender),
+                None => line,
+            }
+            .peer("text", answer.text())
+            .info();
+        }
+    }
+
+    /// Writes the last replies and closes. A client that is cut by us may still be sending.
+    fn close(mut self, cut_by_us: bool) {
+        let deadline = Deadline::after(LAST_WORD);
+        let written = self.stream.write_all(&self.out, deadline);
+        if written.is_ok() && cut_by_us && self.stream.has_unread() {
+            let _ = self.stream.finish_writing();
+            let deadline = Deadline::after(LINGER);
+            let mut heard = 0;
+            while heard < LINGER_OCTETS {
+                match self.stream.read(&mut self.input.buffer, deadline) {
+                    Ok(0) | Err(_) => break,
+                    Ok(n) => heard += n,
+                }
+            }
+        }
+        self.stream.close();
+    }
+}
+
+/// One line for each refusal, with the command that was refused (OBS-1).
+fn log_refused(place: &Place<'_>, session: &Session, line: Option<Line<'_>>, answer: &Answer) {
+    let command = match line {
+        Some(Line::Whole(text) | Line::BareLineEnd(text)) => text,
+        Some(Line::TooLong) | None => &[],
+    };
+    // What follows AUTH may be a password (OBS-2).
+    let secret = command
+        .get(..4)
+        .is_some_and(|verb| verb.eq_ignore_ascii_case(b"AUTH"));
+    let command = if secret { &command[..4] } else { command };
+    let line = refused_line(place, session, answer);
+    match session.sender() {
+        Some(sender) => line.path("from", sender),
+        None => line,
+    }
+    .peer("command", &String::from_utf8_lossy(command))
+    .peer("text", answer.text())
+    .info();
+}
+
+fn refused_line(place: &Place<'_>, session: &Session, answer: &Answer) -> LogLine {
+    let line = LogLine::of_client("rejected", place.origin)
+        .key("listen", &place.listen.name)
+        .key("caller", &place.caller)
+        .num("code", answer.code())
+        .opt("status", answer.status());
+    match session.greeted() {
+        Some(greeted) => line.peer("helo", &greeted.name),
+        None => line,
+    }
+}
+
+/// IN-12: the least pace of content.
+struct Pace {
+    window: Deadline,
+    length: Duration,
+    octets: u64,
+}
+
+impl Pace {
+    fn new(length: Duration) -> Pace {
+        Pace {
+            window: Deadline::after(length),
+            length,
+            octets: 0,
+        }
+    }
+
+    /// Judges at the end of each window, and begins the next.
+    fn is_too_slow(&mut self) -> bool {
+        if !self.window.is_over() {
+            return false;
+        }
+        let slow = self.octets < PACE_OCTETS;
+        *self = Pace::new(self.length);
+        slow
+    }
+}
+
+/// The session's surroundings.
+struct Door<'a> {
+    place: &'a Place<'a>,
+    stream: &'a mut Stream,
+    /// Bytes behind the line that is being answered were read already.
+    buffered: bool,
+}
+
+impl Host for Door<'_> {
+    fn sender(&mut self, path: &ReversePath) -> Result<(), Answer> {
+        check_sender(self.place.config, path).map_err(|refusal| refusal.answer())
+    }
+
+    fn recipient(&mut self, command: RcptCommand) -> Result<Recipient, Answer> {
+        accept_recipient(
+            self.place.config,
+            self.place.listen,
+            self.place.origin,
+            command,
+        )
+    }
+
+    fn input_waits(&mut self) -> bool {
+        self.buffered || self.stream.has_unread()
+    }
+}
+
+/// Whether this client may send to this recipient here (IN-21), and to whom it is then queued.
+fn accept_recipient(
+    config: &Config,
+    listen: &Listen,
+    origin: Origin,
+    command: RcptCommand,
+) -> Result<Recipient, Answer> {
+    let RcptCommand { path, params } = command;
+    let path = match path {
+        RcptPath::Mailbox(path) => path,
+        RcptPath::Postmaster => {
+            // IN-23
+            let taker = config
+                .local_mail_to
+                .as_ref()
+                .or(config.dsn.postmaster.as_ref());
+            let taker = taker.ok_or(Answer::new(550, 1, 1, "nobody reads mail here"))?;
+            let original = format!("postmaster@{}", config.hostname);
+            return Ok(redirected(taker, original, params));
+        }
+    };
+    let ip: Option<IpAddr> = match origin {
+        Origin::Ip(ip) => Some(ip),
+        Origin::Uid(_) => None,
+    };
+    // The domain is what follows the last `@`, and it does not matter which it is: no form of address opens anything.
+    let relays = matches!(listen.role, Role::Relay | Role::Lmtp)
+        && listen.relay_from.iter().any(|pattern| pattern.matches(ip));
+    if !relays {
+        return Err(Answer::new(554, 7, 1, "relaying denied"));
+    }
+    match path.domain() {
+        // DV-11
+        AddressDomain::Literal(_) if !config.deliver.address_literals => {
+            Err(Answer::new(550, 1, 2, "address literals are not taken"))
+        }
+        // RO-4
+        AddressDomain::Name(domain) if *domain == config.hostname => {
+            Ok(match &config.local_mail_to {
+                Some(taker) => redirected(taker, path.to_string(), params),
+                None => Recipient { path, params },
+            })
+        }
+        _ => Ok(Recipient { path, params }),
+    }
+}
+
+/// The recipient is another from here on; what it was is kept for notices (DSN-16).
+fn redirected(taker: &Mailbox, original: String, mut params: RcptParams) -> Recipient {
+    let kind = if original.is_ascii() {
+        "rfc822"
+    } else {
+        "utf-8"
+    };
+    params.orcpt.get_or_insert(format!("{kind};{original}"));
+    Recipient {
+        path: ForwardPath::clone(taker),
+        params,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{ClientPattern, ListenAddress};
+    use crate::smtp::address::Domain;
+
+    fn config() -> Config {
+        Config::default_for(Domain::parse("mail.here.example").unwrap())
+    }
+
+    fn listen() -> Listen {
+        Listen::at(ListenAddress::Tcp(([127, 0, 0, 1], 25).into()))
+    }
+
+    fn ask(
+        config: &Config,
+        listen: &Listen,
+        origin: Origin,
+        to: &str,
+    ) -> Result<Recipient, String> {
+        let command = RcptCommand::parse(format!("TO:<{to}>").as_bytes(), true, false).unwrap();
+        accept_recipient(config, listen, origin, command).map_err(|a| a.to_string()[..9].to_owned())
+    }
+
+    const HERE: Origin = Origin::Ip(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST));
+    const AWAY: Origin = Origin::Ip(IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)));
+
+    // IN-21, SEC-5
+    #[test]
+    fn only_clients_of_relay_from_relay_whatever_the_address_looks_like() {
+        for to in [
+            "bob@dest.example",
+            "user%dest.example@mail.here.example",
+            "dest.example!user@mail.here.example",
+            "\"user@dest.example\"@mail.here.example",
+            "@mail.here.example:bob@dest.example",
+            "bob@mail.here.example",
+        ] {
+            assert!(ask(&config(), &listen(), HERE, to).is_ok(), "{to}");
+            assert!(
+                ask(&config(), &listen(), Origin::Uid(Some(1)), to).is_ok(),
+                "{to}"
+            );
+            let refused = ask(&config(), &listen(), AWAY, to);
+            assert_eq!(refused, Err("554 5.7.1".to_owned()), "{to}");
+        }
+        let mut narrow = listen();
+        narrow.relay_from = vec![ClientPattern::Net([192, 0, 2, 0].into(), 24)];
+        assert!(ask(&config(), &narrow, AWAY, "a@b.example").is_ok());
+        assert!(ask(&config(), &narrow, HERE, "a@b.example").is_err());
+        assert!(ask(&config(), &narrow, Origin::Uid(None), "a@b.example").is_err());
+        narrow.role = Role::Inbound;
+        assert!(ask(&config(), &narrow, AWAY, "a@b.example").is_err());
+    }
+
+    // DV-11
+    #[test]
+    fn address_literals_are_taken_only_where_they_are_allowed() {
+        let mut config = config();
+        let refused = ask(&config, &listen(), HERE, "a@[192.0.2.1]");
+        assert_eq!(refused, Err("550 5.1.2".to_owned()));
+        config.deliver.address_literals = true;
+        assert!(ask(&config, &listen(), HERE, "a@[192.0.2.1]").is_ok());
+    }
+
+    // IN-23, RO-4, CFG-9
+    #[test]
+    fn local_mail_and_postmaster_go_to_whom_the_configuration_names() {
+        let mut config = config();
+        let refused = ask(&config, &listen(), HERE, "postmaster");
+        assert_eq!(refused, Err("550 5.1.1".to_owned()));
+        config.dsn.postmaster = Some(Mailbox::parse("pm@dest.example", false).unwrap());
+        let taken = ask(&config, &listen(), HERE, "Postmaster").unwrap();
+        assert_eq!(taken.path.to_string(), "pm@dest.example");
+        config.local_mail_to = Some(Mailbox::parse("all@dest.example", false).unwrap());
+        let taken = ask(&config, &listen(), HERE, "Postmaster").unwrap();
+        assert_eq!(taken.path.to_string(), "all@dest.example");
+        let taken = ask(&config, &listen(), HERE, "root@MAIL.here.example").unwrap();
+        assert_eq!(taken.path.to_string(), "all@dest.example");
+        assert_eq!(
+            taken.params.orcpt.as_deref(),
+            Some("rfc822;root@mail.here.example")
+        );
+        let other = ask(&config, &listen(), HERE, "root@other.example").unwrap();
+        assert_eq!(other.path.to_string(), "root@other.example");
+    }
+
+    // IN-12
+    #[test]
+    fn content_is_judged_by_its_pace_at_the_end_of_each_window() {
+        let mut pace = Pace::new(Duration::ZERO);
+        assert!(pace.is_too_slow());
+        pace.octets = PACE_OCTETS - 1;
+        assert!(pace.is_too_slow());
+        pace.octets = PACE_OCTETS;
+        assert!(!pace.is_too_slow());
+        assert!(pace.is_too_slow(), "a new window begins with nothing");
+        assert!(!Pace::new(PACE_WINDOW).is_too_slow());
+    }
+}
