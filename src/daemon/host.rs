@@ -3,12 +3,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::events::{Ask, Asking};
-use crate::clock::Timestamp;
 use crate::config::{Config, ConfigError, Live};
 use crate::dispatch::{Dispatcher, Wake};
 use crate::front::control::{self, Reloaded};
 use crate::log::{Line, Log};
-use crate::store::{self, DueRecipient, Store};
+use crate::store::{self, Store};
 
 /// Where a reload takes its configuration from.
 pub type Source = Arc<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>;
@@ -132,10 +131,6 @@ impl control::Host for Host {
 
     fn wake(&self, wake: Wake) {
         self.dispatcher.wake(wake);
-    }
-
-    fn blocker(&self, recipient: &DueRecipient) -> Option<(String, Option<Timestamp>)> {
-        self.dispatcher.blocker(recipient)
     }
 
     fn facts(&self) -> Vec<(&'static str, String)> {

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use crate::clock::Timestamp;
 use crate::config::{Config, TransportKind};
-use crate::policy::route::{BUILT_IN, UnknownTransport, find, relay_of};
+use crate::policy::route::{BUILT_IN, RouteFacts, UnknownTransport, find, relay_of, route};
 use crate::smtp::address::AddressDomain;
-use crate::store::{DestinationKey, Pause, PauseScope};
+use crate::store::{DestinationKey, DueRecipient, Pause, PauseScope};
 
 /// The pauses in force, and the configuration they act on.
 #[derive(Clone, Debug)]
@@ -89,6 +89,26 @@ impl Blocks {
                 PauseScope::Domain(name) => same_domain(name, &domain),
             })
             .map(|scope| Block::Paused(scope.clone()))
+    }
+
+    /// Why this recipient waits, in words, and until when, wherever it stands now: the route is looked up anew.
+    pub fn why(&self, due: &DueRecipient) -> Option<(String, Option<Timestamp>)> {
+        let DueRecipient { head, row } = due;
+        let domain = row.recipient.path.domain();
+        let routed = route(
+            &self.config,
+            &RouteFacts {
+                caller: &head.caller,
+                from: &head.reverse_path,
+                to: &row.recipient.path,
+                attempts: row.attempts,
+                operator: row.transport.as_deref(),
+            },
+        );
+        let block = self
+            .group(&routed.destination)
+            .or_else(|| self.recipient(routed.name, domain))?;
+        Some(self.describe(&block))
     }
 
     /// Whether new mail of this group may go out at once, without a look at its recipients.

@@ -28,7 +28,6 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::clock::{Clock, Timestamp};
 use crate::config::Live;
-use crate::policy::route::{RouteFacts, route};
 use crate::store::{DestinationKey, DueRecipient, Pause, PauseScope, Store};
 use driver::Driver;
 use shared::Shared;
@@ -185,21 +184,7 @@ impl Dispatcher {
     /// `None`: nothing but its turn. The recorded blocker of the row stays what it is.
     pub fn blocker(&self, recipient: &DueRecipient) -> Option<(String, Option<Timestamp>)> {
         let blocks = Arc::clone(self.shared.lock().schedule.blocks());
-        let DueRecipient { head, row } = recipient;
-        let routed = route(
-            blocks.config(),
-            &RouteFacts {
-                caller: &head.caller,
-                from: &head.reverse_path,
-                to: &row.recipient.path,
-                attempts: row.attempts,
-                operator: row.transport.as_deref(),
-            },
-        );
-        let block = blocks
-            .group(&routed.destination)
-            .or_else(|| blocks.recipient(routed.name, row.recipient.path.domain()))?;
-        Some(blocks.describe(&block))
+        blocks.why(recipient)
     }
 }
 

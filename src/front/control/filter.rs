@@ -136,7 +136,11 @@ pub fn take(args: &mut Args, now: Timestamp) -> Result<Option<Filter>, Stop> {
         domain: args.read("domain", "a domain or an address literal", domain)?,
         sender_domain: args.read("sender-domain", "a domain or an address literal", domain)?,
         transport: args.read("transport", "the name of a transport", any_text)?,
-        state: args.read("state", "queued, claimed or held", state)?,
+        state: args.read(
+            "state",
+            "queued, claimed or held, or delivered, failed, expired or dropped",
+            state,
+        )?,
         arrived_before: args.read("older", "a duration such as 1h30m", age)?,
         arrived_after: args.read("newer", "a duration such as 1h30m", age)?,
         next_before: args.read(
@@ -176,9 +180,17 @@ fn number(text: &str) -> Option<u32> {
 }
 
 fn state(text: &str) -> Option<State> {
-    [State::Queued, State::Claimed, State::Held]
-        .into_iter()
-        .find(|state| state.to_string() == text)
+    [
+        State::Queued,
+        State::Claimed,
+        State::Held,
+        State::Delivered,
+        State::Failed,
+        State::Expired,
+        State::Dropped,
+    ]
+    .into_iter()
+    .find(|state| state.to_string() == text)
 }
 
 /// A domain in the form in which the queue has it, or an address literal.
@@ -302,7 +314,7 @@ mod tests {
             "domain=",
             "domain=a..b",
             "transport=",
-            "state=delivered",
+            "state=done",
             "state=Queued",
             "older=5",
             "older=2026-11-21T18:40:00Z",

@@ -14,13 +14,8 @@ pub mod server;
 pub mod times;
 pub mod verbs;
 
-use std::time::Instant;
-
-use crate::clock::Timestamp;
+use crate::delivery::Doing;
 use crate::dispatch::Wake;
-use crate::message::QueueId;
-use crate::policy::failure::Stage;
-use crate::store::DueRecipient;
 
 /// What the control socket asks of the daemon around it. Called from the threads of control clients, several at once.
 pub trait Host: Send + Sync {
@@ -38,12 +33,8 @@ pub trait Host: Send + Sync {
     /// Hands this on to [`Dispatcher::wake`](crate::dispatch::Dispatcher::wake); never blocks.
     fn wake(&self, wake: Wake);
 
-    /// What stops this queued recipient besides its own next attempt, and until when: the word of
-    /// [`Dispatcher::blocker`](crate::dispatch::Dispatcher::blocker).
-    fn blocker(&self, recipient: &DueRecipient) -> Option<(String, Option<Timestamp>)>;
-
     /// The attempts that are running, at most one entry per worker, for `list` and `show`.
-    fn running(&self) -> Vec<Running> {
+    fn running(&self) -> Vec<Doing> {
         Vec::new()
     }
 
@@ -61,19 +52,4 @@ pub struct Reloaded {
     pub changed: Vec<String>,
     /// Keys whose value changed and that need a restart (CFG-5).
     pub restart: Vec<String>,
-}
-
-/// A running attempt.
-#[derive(Clone, Debug)]
-pub struct Running {
-    /// The message.
-    pub id: QueueId,
-    /// Its recipients in this transaction.
-    pub numbers: Vec<u32>,
-    /// What the worker is doing.
-    pub stage: Stage,
-    /// The host it does it with; empty while none is chosen.
-    pub host: String,
-    /// When the attempt began.
-    pub since: Instant,
 }

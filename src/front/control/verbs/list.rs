@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use super::Call;
 use crate::clock::Timestamp;
-use crate::front::control::Running;
+use crate::delivery::Doing;
+use crate::dispatch::blocks::Blocks;
 use crate::front::control::filter::{self, Args};
 use crate::front::control::output::{Done, Record, Reply, Stop, span};
 use crate::message::RecipientId;
@@ -44,7 +45,7 @@ pub(super) fn list(call: &Call<'_>, mut args: Args, reply: &mut Reply<'_>) -> Re
         limit,
         cursor,
     })?;
-    let facts = Facts::gather(call);
+    let facts = Facts::gather(call)?;
     for due in &page.rows {
         reply.record(&facts.record(call, due))?;
     }
@@ -98,11 +99,13 @@ pub(super) fn count(call: &Call<'_>, mut args: Args, reply: &mut Reply<'_>) -> R
 
 /// What the listing says besides the rows: taken once for a page.
 pub(super) struct Facts {
-    running: HashMap<RecipientId, Running>,
+    /// Made anew from the store, so that a pause shows in the very next request.
+    blocks: Blocks,
+    running: HashMap<RecipientId, Doing>,
 }
 
 impl Facts {
-    pub(super) fn gather(call: &Call<'_>) -> Facts {
+    pub(super) fn gather(call: &Call<'_>) -> Result<Facts, Stop> {
         let mut running = HashMap::new();
         for attempt in call.control.host.running() {
             for number in attempt.numbers.clone() {
@@ -110,18 +113,18 @@ impl Facts {
                 running.insert(RecipientId { message, number }, attempt.clone());
             }
         }
-        Facts { running }
+        let pauses = call.control.store.pauses()?;
+        Ok(Facts {
+            blocks: Blocks::new(call.control.config.get(), pauses, call.now),
+            running,
+        })
     }
 
     /// The one reason why a recipient waits, and until when if it is a pause or the like: what dispatch says, else what
     /// the last attempt or the hold recorded.
-    pub(super) fn blocker(
-        &self,
-        call: &Call<'_>,
-        due: &DueRecipient,
-    ) -> (String, Option<Timestamp>) {
+    pub(super) fn blocker(&self, due: &DueRecipient) -> (String, Option<Timestamp>) {
         let waits = match due.row.state {
-            State::Queued => call.control.host.blocker(due),
+            State::Queued => self.blocks.why(due),
             _ => None,
         };
         waits.unwrap_or_else(|| (due.row.blocker.clone(), None))
@@ -146,10 +149,12 @@ impl Facts {
             if !running.host.is_empty() {
                 record = record.text("host", &running.host);
             }
-            record = record.text("elapsed", span(running.since.elapsed()));
+            record = record.text("elapsed", span(running.elapsed));
         }
+        let (blocker, until) = self.blocker(due);
         record
-            .text("blocker", self.blocker(call, due).0)
+            .text("blocker", blocker)
+            .maybe("until", until)
             .maybe("doubt", row.doubt)
     }
 }

@@ -37,7 +37,7 @@ pub(super) fn show(call: &Call<'_>, mut args: Args, reply: &mut Reply<'_>) -> Re
         return Ok(Done::Count(0, None));
     }
 
-    let facts = Facts::gather(call);
+    let facts = Facts::gather(call)?;
     reply.record(&head_record(call, &shown))?;
     for (key, value) in &shown.head.extras {
         let record = Record::new()
@@ -258,11 +258,11 @@ pub(super) fn why(call: &Call<'_>, mut args: Args, reply: &mut Reply<'_>) -> Res
         limit: super::list::LIMIT,
         cursor: None,
     })?;
-    let facts = Facts::gather(call);
+    let facts = Facts::gather(call)?;
     let lifetime = call.control.config.get().retry.lifetime.get();
     for due in &page.rows {
         let (head, row) = (&due.head, &due.row);
-        let (blocker, until) = facts.blocker(call, due);
+        let (blocker, until) = facts.blocker(due);
         let record = Record::new()
             .number("id", row.id.message.get())
             .number("rcpt", row.id.number)
