@@ -1,5 +1,7 @@
 //! From a domain to an open connection: lookups, order, what is skipped, and dials that fail.
 
+#![allow(clippy::unwrap_used, reason = "a failure is the test's")]
+
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::time::Duration;
@@ -317,6 +319,29 @@ fn a_dead_first_address_does_not_use_up_the_time_of_the_second() {
     assert_eq!(walk.dialled(), [dead, connection.address.ip()]);
 }
 
+// DV-15: the session came to nothing on the first address, which may have taken long; that is no part of the dial.
+#[test]
+fn a_host_may_be_dialled_again_with_the_addresses_that_are_left() {
+    let (one, other) = (listener("127.0.3.21", 0), "127.0.3.22");
+    let port = port_of(&one);
+    let other = listener(other, port);
+    let dns = DnsServer::start()
+        .a("dest.example", "127.0.3.21")
+        .a("dest.example", "127.0.3.22");
+    let network = network(&dns, &deliver(port, ""));
+    let mut walk = walk(&network, &domain("dest.example")).unwrap();
+    let mut host = walk.next_host().unwrap();
+    let first = walk.dial(&host).unwrap().address;
+    host.addresses.remove(0);
+    let second = walk.dial(&host).unwrap().address;
+    let mut both = [first, second];
+    both.sort();
+    assert_eq!(
+        both,
+        [one.local_addr().unwrap(), other.local_addr().unwrap()]
+    );
+}
+
 // DV-7, DV-15
 #[test]
 fn a_dead_host_is_left_at_its_deadline_and_the_next_one_tried() {
@@ -418,6 +443,21 @@ fn an_mx_host_that_is_ourselves_by_address_and_port_is_found_before_its_equals_a
     // At another port it is somebody else.
     let mut walk = walk(&network(&dns, &settings(2598)), &domain("loop.example")).unwrap();
     assert_eq!(all_hosts(&mut walk).len(), 2);
+}
+
+// DV-10
+#[test]
+fn a_wildcard_listener_is_at_every_address_of_ours() {
+    let dns = DnsServer::start()
+        .mx("loop.example", 10, "alias.example")
+        .a("alias.example", "127.0.0.1");
+    for wildcard in ["0.0.0.0:2596", "[::]:2596"] {
+        let settings = format!(
+            "[deliver]\nallow_private = true\nsmtp_port = 2596\n[[listen]]\nname = \"in\"\n\
+             address = \"{wildcard}\"\n"
+        );
+        assert_eq!(outcome(&dns, &settings, "loop.example"), never("5.4.6"));
+    }
 }
 
 // DV-10
