@@ -1,11 +1,13 @@
 //! What the control socket and the signals ask of the daemon as a whole: reload, stop, summary.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::events::{Ask, Asking};
-use crate::config::{Config, ConfigError, Live};
+use crate::config::{Config, ConfigError, Listen, Live};
+use crate::delivery::{Doing, Workers};
 use crate::dispatch::{Dispatcher, Wake};
 use crate::front::control::{self, Reloaded};
+use crate::front::listener::Front;
 use crate::log::{Line, Log};
 use crate::store::{self, Store};
 
@@ -13,7 +15,7 @@ use crate::store::{self, Store};
 pub type Source = Arc<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>;
 
 /// Keys that are read at the start only (CFG-5).
-const NEEDS_RESTART: [&str; 9] = [
+const NEEDS_RESTART: [&str; 8] = [
     "user",
     "group",
     "workers",
@@ -22,7 +24,6 @@ const NEEDS_RESTART: [&str; 9] = [
     "control.path",
     "control.mode",
     "control.clients",
-    "listen",
 ];
 
 /// The daemon as its doors see it.
@@ -30,6 +31,9 @@ pub(super) struct Host {
     pub live: Live,
     pub store: Store,
     pub dispatcher: Dispatcher,
+    pub workers: Arc<Workers>,
+    /// The SMTP listeners, which start last.
+    pub front: OnceLock<Arc<Front>>,
     pub asking: Asking,
     pub source: Source,
     pub log: Option<Log>,
@@ -47,6 +51,24 @@ pub(super) fn store_settings(config: &Config) -> store::Settings {
     }
 }
 
+/// Rules of listeners that are there change at once; listeners that are not there yet, or no longer, wait for a
+/// restart, as does the mode of a socket. Says whether any does.
+fn listeners(new: &mut Config, old: &Config) -> bool {
+    let same = |a: &Listen, b: &Listen| a.name == b.name && a.address == b.address;
+    let mut in_force = old.listen.clone();
+    for listen in &mut in_force {
+        if let Some(rules) = new.listen.iter().find(|other| same(other, listen)) {
+            let mode = listen.mode;
+            listen.clone_from(rules);
+            listen.mode = mode;
+        }
+    }
+    let waits = in_force != new.listen;
+    new.listen = in_force;
+    new.default_listeners = old.default_listeners;
+    waits
+}
+
 impl Host {
     /// Reads the configuration again. A faulty one changes nothing (CFG-5).
     fn read_again(&self) -> Result<Reloaded, String> {
@@ -56,7 +78,7 @@ impl Host {
             .unwrap_or_else(PoisonError::into_inner);
         let mut new = (self.source)().map_err(|error| error.to_string())?;
         let old = self.live.get();
-        let (restart, changed) = old
+        let (mut restart, mut changed): (Vec<String>, Vec<String>) = old
             .changed_keys(&new)
             .into_iter()
             .partition(|key| NEEDS_RESTART.contains(&key.as_str()));
@@ -67,8 +89,10 @@ impl Host {
         new.pid_file.clone_from(&old.pid_file);
         new.queue.path.clone_from(&old.queue.path);
         new.control.clone_from(&old.control);
-        new.listen.clone_from(&old.listen);
-        new.default_listeners = old.default_listeners;
+        if listeners(&mut new, &old) {
+            changed.retain(|key| key != "listen");
+            restart.push("listen".to_owned());
+        }
 
         // The one step that can fail comes first.
         if let Some(log) = &self.log {
@@ -79,6 +103,11 @@ impl Host {
         self.live.set(new);
         self.dispatcher.wake(Wake::Everything);
         Ok(Reloaded { changed, restart })
+    }
+
+    /// Open SMTP sessions.
+    fn sessions(&self) -> usize {
+        self.front.get().map_or(0, |front| front.sessions())
     }
 
     /// Logs a summary of the state (SIGUSR1).
@@ -95,6 +124,7 @@ impl Host {
                     .opt("oldest", stats.oldest)
                     .num("in-flight", going.in_flight)
                     .num("workers", going.workers)
+                    .num("sessions", self.sessions())
                     .num("destinations", going.destinations.len())
                     .num("pauses", going.pauses.len())
                     .num("commits", stats.commits)
@@ -133,15 +163,18 @@ impl control::Host for Host {
         self.dispatcher.wake(wake);
     }
 
+    fn running(&self) -> Vec<Doing> {
+        self.workers.registry().doing()
+    }
+
     fn facts(&self) -> Vec<(&'static str, String)> {
         let going = self.dispatcher.snapshot();
         let lost = self.log.as_ref().map_or(0, Log::lost);
         vec![
             ("workers", going.workers.to_string()),
             ("in-flight", going.in_flight.to_string()),
+            ("sessions", self.sessions().to_string()),
             ("log-lost", lost.to_string()),
-            // SEC-12
-            ("unsafe", self.live.get().warnings().join("; ")),
         ]
     }
 }

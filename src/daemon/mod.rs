@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use crate::clock::Clock;
 use crate::config::{Config, LogTo};
+use crate::dispatch::Fatal;
 use crate::log::{Line, Log};
 
 use account::Account;
@@ -27,8 +28,9 @@ use events::Signals;
 use process::PidFile;
 
 pub use error::Error;
+pub use events::{Ask, Asking};
 pub use host::Source;
-pub use running::{Daemon, Doors, Fatal, Setup};
+pub use running::{Daemon, Doors, Setup};
 
 /// posthasted, from its arguments (without the program's name) to its end.
 ///

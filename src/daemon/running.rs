@@ -1,6 +1,8 @@
 //! The daemon without a process around it: its parts, in the order in which they start and stop.
 
-use std::sync::{Arc, Mutex};
+use std::net::{Ipv6Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, select};
@@ -9,15 +11,22 @@ use super::error::Error;
 use super::events::{Ask, Asking, channel};
 use super::host::{Host, Source, store_settings};
 use crate::clock::Clock;
-use crate::config::{Config, Live};
-use crate::dispatch::Dispatcher;
+use crate::config::{Config, ListenAddress, Live};
+use crate::delivery::{Tools, Workers};
+use crate::dispatch::{Dispatcher, Fatal};
+use crate::front::accept::Intake;
 use crate::front::control::{self, Host as _};
-use crate::front::unix::Bound;
+use crate::front::listener::{self, Front};
+use crate::front::unix;
 use crate::log::{Line, Log};
+use crate::net::Network;
+use crate::net::deadline::Deadline;
 use crate::store::{self, Recovery, Store};
 
-/// Ends the process with status 70 and this reason (PRC-3); does not return in the daemon.
-pub type Fatal = Arc<dyn Fn(&str) + Send + Sync>;
+/// How long sessions at the dot may take for their commit once the grace is over (IN-27).
+const LAST_COMMITS: Duration = Duration::from_secs(5);
+/// How often a stop looks whether another one was asked for.
+const GLANCE: Duration = Duration::from_millis(50);
 
 /// What a [`Daemon`] needs to be told besides its configuration.
 pub struct Setup {
@@ -25,7 +34,7 @@ pub struct Setup {
     pub clock: Clock,
     /// Where a reload takes its configuration from.
     pub source: Source,
-    /// What a thread without which nothing goes on does when it panics.
+    /// What a thread without which nothing goes on does when it panics (PRC-3); does not return in the daemon.
     pub fatal: Fatal,
     /// The log, where it is ours to reconfigure.
     pub log: Option<Log>,
@@ -33,7 +42,10 @@ pub struct Setup {
 
 /// Sockets that are bound before root is given up.
 pub struct Doors {
-    control: Bound,
+    listeners: Vec<listener::Bound>,
+    control: unix::Bound,
+    /// Default listeners that this host cannot have.
+    left_out: Vec<ListenAddress>,
 }
 
 impl Doors {
@@ -42,16 +54,38 @@ impl Doors {
     /// # Errors
     /// [`Error::Config`]: an address or a path cannot be used (CFG-8).
     pub fn bind(config: &Config, owner: (u32, u32)) -> Result<Doors, Error> {
-        let control = control::server::bind(&config.control, Some(owner))
-            .map_err(|error| Error::Config(format!("control.path: {error}")))?;
-        Ok(Doors { control })
+        let mut doors = Doors {
+            listeners: Vec::with_capacity(config.listen.len()),
+            control: control::server::bind(&config.control, Some(owner))
+                .map_err(|error| Error::Config(format!("control.path: {error}")))?,
+            left_out: Vec::new(),
+        };
+        for listen in &config.listen {
+            // Nobody asked for [::1] in particular, so a host without IPv6 starts without it.
+            let v6 = matches!(listen.address, ListenAddress::Tcp(tcp) if tcp.is_ipv6());
+            if v6
+                && config.default_listeners
+                && TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_err()
+            {
+                doors.left_out.push(listen.address.clone());
+                continue;
+            }
+            let bound = listener::Bound::new(listen, Some(owner));
+            doors
+                .listeners
+                .push(bound.map_err(|error| Error::Config(format!("listen: {error}")))?);
+        }
+        Ok(doors)
     }
 }
 
 /// The running daemon.
 pub struct Daemon {
     host: Arc<Host>,
+    front: Arc<Front>,
+    workers: Arc<Workers>,
     control: control::server::Server,
+    control_path: PathBuf,
     asked: Receiver<Ask>,
 }
 
@@ -64,6 +98,14 @@ impl Daemon {
         for warning in config.warnings() {
             Line::new("unsafe").peer("text", &warning).warn();
         }
+        for address in &doors.left_out {
+            let reason = "this host has no IPv6";
+            Line::new("listen")
+                .key("address", address)
+                .peer("reason", reason)
+                .warn();
+        }
+        let (asking, asked) = channel();
         let Setup {
             clock,
             source,
@@ -71,41 +113,63 @@ impl Daemon {
             log,
         } = setup;
         let failed = |what: &'static str| move |error| Error::System(format!("{what}: {error}"));
-        let (asking, asked) = channel();
 
         let (store, recovery) = Store::open(&store_settings(&config), &clock)?;
         report(&recovery);
-        let workers = config.workers;
+        let count = config.workers;
         let live = Live::new(config);
-        let (dispatcher, _transactions) = Dispatcher::start(
+        let (dispatcher, transactions) = Dispatcher::start(
             store.clone(),
             live.clone(),
             clock.clone(),
-            workers,
+            count,
             Arc::clone(&fatal),
         )
         .map_err(failed("dispatcher"))?;
+        let waking = dispatcher.clone();
+        let tools = Tools {
+            store: store.clone(),
+            live: live.clone(),
+            clock: clock.clone(),
+            network: Network::new(live.clone(), clock.clone()),
+            wake: Arc::new(move |wake| waking.wake(wake)),
+        };
+        let workers = Workers::start(count, tools, transactions).map_err(failed("workers"))?;
+        let workers = Arc::new(workers);
 
         let host = Arc::new(Host {
             live: live.clone(),
             store: store.clone(),
-            dispatcher,
+            dispatcher: dispatcher.clone(),
+            workers: Arc::clone(&workers),
+            front: OnceLock::new(),
             asking,
             source,
             log,
             reloading: Mutex::new(()),
         });
+        let control_path = doors.control.path().to_owned();
         let control = control::verbs::Control {
-            store,
-            config: live,
-            clock,
+            store: store.clone(),
+            config: live.clone(),
+            clock: clock.clone(),
             host: Arc::clone(&host) as Arc<dyn control::Host>,
         };
-        let control = control::server::Server::start(doors.control, control, fatal)
+        let control = control::server::Server::start(doors.control, control, Arc::clone(&fatal))
             .map_err(failed("control socket"))?;
+        let intake = Arc::new(Intake::new(live, store, dispatcher, clock));
+        let front = Front::start(doors.listeners, intake, fatal).map_err(failed("listeners"))?;
+        let front = Arc::new(front);
+        let _ = host.front.set(Arc::clone(&front));
+        for address in front.addresses() {
+            Line::new("listen").key("address", address).info();
+        }
         Ok(Daemon {
             host,
+            front,
+            workers,
             control,
+            control_path,
             asked,
         })
     }
@@ -113,6 +177,16 @@ impl Daemon {
     /// The way to ask it for something, for signals.
     pub fn asking(&self) -> Asking {
         self.host.asking.clone()
+    }
+
+    /// Where it listens, in the order of the configuration, with real ports.
+    pub fn addresses(&self) -> &[ListenAddress] {
+        self.front.addresses()
+    }
+
+    /// Its control socket.
+    pub fn control_path(&self) -> &Path {
+        &self.control_path
     }
 
     /// Answers what is asked until it is time to stop, and stops.
@@ -150,12 +224,38 @@ impl Daemon {
         }
     }
 
-    /// Stops in the reverse order of the start. Running transactions may go on for `grace`, or until another stop is
-    /// asked for (PRC-2).
-    pub fn stop(self, _grace: Duration) {
+    /// Stops in the reverse order of the start. Running transactions and content that is being received may go on for
+    /// `grace`, or until another stop is asked for (PRC-2).
+    pub fn stop(self, grace: Duration) {
+        Line::new("stopping").span("grace", grace).info();
+        self.front.stop();
         self.host.dispatcher.stop();
+        if !self.ends_within(Deadline::after(grace)) {
+            self.front.cut();
+            self.workers.cut();
+            self.front.join(Deadline::after(LAST_COMMITS));
+        }
+        self.workers.close();
         self.control.stop();
+        // Everything that was answered is committed; this checkpoints.
         self.host.store.close();
+    }
+
+    /// Waits for sessions and transactions; `false` if the grace is over before they are.
+    fn ends_within(&self, deadline: Deadline) -> bool {
+        loop {
+            let glance = Deadline::after(GLANCE).min(deadline);
+            if self.front.join(glance) && self.workers.wait(glance) {
+                return true;
+            }
+            let again = self
+                .asked
+                .try_iter()
+                .any(|ask| matches!(ask, Ask::Stop | Ask::StopNow));
+            if again || deadline.is_over() {
+                return false;
+            }
+        }
     }
 }
 

@@ -10,8 +10,6 @@ pub mod stream;
 mod tls;
 pub mod walk;
 
-use std::sync::Arc;
-
 use crate::clock::Clock;
 use crate::config::{Config, Live};
 use crate::policy::hosts::Own;
@@ -22,7 +20,6 @@ use dns::Resolver;
 pub struct Network {
     live: Live,
     resolver: Resolver,
-    own: Arc<own::Kept>,
 }
 
 impl Network {
@@ -30,11 +27,7 @@ impl Network {
     /// DNS cache.
     pub fn new(live: Live, clock: Clock) -> Network {
         let resolver = Resolver::new(live.clone(), clock);
-        Network {
-            live,
-            resolver,
-            own: Arc::default(),
-        }
+        Network { live, resolver }
     }
 
     /// The resolver.
@@ -46,7 +39,7 @@ impl Network {
         &self.live
     }
 
-    fn own(&self, config: &Arc<Config>) -> Arc<Own> {
-        self.own.facts(config)
+    fn own(&self, config: &Config) -> Own {
+        own::facts(config)
     }
 }

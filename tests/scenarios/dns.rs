@@ -1,7 +1,5 @@
 //! The resolver against a DNS server that misbehaves.
 
-#![allow(clippy::unwrap_used, reason = "a failure is the test's")]
-
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
