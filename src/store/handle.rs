@@ -1,18 +1,19 @@
 //! The parts behind a [`Store`](super::Store): threads, channel, readers; how they start and how they end.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, SendTimeoutError, Sender, bounded};
 
 use super::checkpoint::{self, Checkpointer};
 use super::open::{self, Files, Role};
 use super::readers::Readers;
+use super::reply::{Waiter, reply};
 use super::shared::{Fatal, Shared, lock};
-use super::writer::{Answer, GIVEN_UP, Gate, Job, Op, WAITING, Writer};
+use super::writer::{Answer, Gate, Job, Op, Writer};
 use super::{OpenError, Recovery, Settings, StoreError, schema};
 use crate::clock::Clock;
 use crate::message::QueueId;
@@ -111,30 +112,16 @@ impl Inner {
     pub(super) fn ask(&self, op: Op) -> Result<Answer, StoreError> {
         let (job, answer) = self.job(op)?;
         self.requests.send(job).map_err(|_| StoreError::Closed)?;
-        // The writer drops what it does not take when it ends.
-        answer.recv().unwrap_or(Err(StoreError::Closed))
+        answer.wait()
     }
 
     /// The same, but gives up when the writer has not begun within 30 s: then nothing of it was, or will be, done.
     pub(super) fn ask_briefly(&self, op: Op) -> Result<Answer, StoreError> {
         let (job, answer) = self.job(op)?;
-        let state = Arc::clone(&job.state);
         match self.requests.send_timeout(job, PATIENCE) {
-            Ok(()) => {}
-            Err(SendTimeoutError::Timeout(_)) => return Err(StoreError::Busy),
-            Err(SendTimeoutError::Disconnected(_)) => return Err(StoreError::Closed),
-        }
-        match answer.recv_timeout(PATIENCE) {
-            Ok(answer) => answer,
-            Err(RecvTimeoutError::Disconnected) => Err(StoreError::Closed),
-            Err(RecvTimeoutError::Timeout) => {
-                let given_up =
-                    state.compare_exchange(WAITING, GIVEN_UP, Ordering::AcqRel, Ordering::Acquire);
-                if given_up.is_ok() {
-                    return Err(StoreError::Busy);
-                }
-                answer.recv().unwrap_or(Err(StoreError::Closed))
-            }
+            Ok(()) => answer.wait_or_give_up(PATIENCE),
+            Err(SendTimeoutError::Timeout(_)) => Err(StoreError::Busy),
+            Err(SendTimeoutError::Disconnected(_)) => Err(StoreError::Closed),
         }
     }
 
@@ -145,11 +132,10 @@ impl Inner {
         }
     }
 
-    fn job(&self, op: Op) -> Result<(Job, Receiver<Result<Answer, StoreError>>), StoreError> {
+    fn job(&self, op: Op) -> Result<(Job, Waiter), StoreError> {
         self.shared.check_open()?;
-        let (reply, answer) = bounded(1);
-        let state = Arc::new(AtomicU8::new(WAITING));
-        Ok((Job { op, state, reply }, answer))
+        let (reply, answer) = reply();
+        Ok((Job { op, reply }, answer))
     }
 
     /// holds what is not final of the message; all other mail goes on.
@@ -170,14 +156,10 @@ impl Inner {
             return;
         };
         self.shared.closed.store(true, Ordering::Release);
-        let (reply, _answer) = bounded(1);
-        let close = Job {
-            op: if orderly { Op::Close } else { Op::Leave },
-            state: Arc::new(AtomicU8::new(WAITING)),
-            reply,
-        };
+        let (reply, _answer) = reply();
+        let op = if orderly { Op::Close } else { Op::Leave };
         // The writer may have ended by itself.
-        let _ = self.requests.send(close);
+        let _ = self.requests.send(Job { op, reply });
         let _ = parts.writer.join();
         self.readers.close();
         drop(parts.stop_checkpointer);

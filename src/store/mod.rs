@@ -42,6 +42,7 @@ mod open;
 mod pause;
 mod readers;
 mod recover;
+mod reply;
 mod rows;
 mod schema;
 mod settle;

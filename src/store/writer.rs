@@ -1,7 +1,7 @@
 //! The one thread that writes: many requests, one transaction, one sync.
 //!
-//! It takes one request, drains what else waits (at most 256 requests or 8 MiB), applies each in its own savepoint, so
-//! that a bad one fails alone, commits once and then answers all, in order (ST-15, ST-16). An idle store commits at once.
+//! It takes one request, drains what else waits (at most 256 requests or 8 MiB), applies each so that a bad one fails
+//! alone, commits once and then answers all, in order (ST-15, ST-16). An idle store commits at once.
 //!
 //! What a request may assume: when its answer is positive, its commit is on disk. When the COMMIT itself failed for a
 //! reason other than lack of space, nobody knows what is on disk: all requests of the group are told so, nothing is
@@ -9,7 +9,6 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, select_biased};
@@ -17,6 +16,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::change::ChangeStep;
 use super::fault::{self, Fault};
+use super::reply::Reply;
 use super::shared::{Fatal, Shared, Tally};
 use super::statements::Statements;
 use super::{
@@ -125,17 +125,8 @@ pub(super) enum Answer {
 /// A request on its way.
 pub(super) struct Job {
     pub(super) op: Op,
-    /// [`WAITING`] until the writer takes it or its owner gives up.
-    pub(super) state: Arc<AtomicU8>,
-    pub(super) reply: Sender<Result<Answer, StoreError>>,
+    pub(super) reply: Reply,
 }
-
-/// Not yet taken.
-pub(super) const WAITING: u8 = 0;
-/// The writer has it: its outcome must be awaited.
-pub(super) const TAKEN: u8 = 1;
-/// Its owner gave up waiting: it must not be done.
-pub(super) const GIVEN_UP: u8 = 2;
 
 /// The checkpointer asks the writer to stand still between two transactions.
 pub(super) struct Gate {
@@ -169,6 +160,23 @@ enum Outcome {
     RolledBack(StoreError),
     /// Nobody knows.
     Unknown(String),
+}
+
+/// A request failed after it wrote something.
+struct NeedsSavepoints;
+
+/// What a failed request leaves of its group.
+enum Broken {
+    /// Some of the request's rows, to be rolled back with the group.
+    Partly,
+    /// Nothing: the transaction is gone.
+    Wholly(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for Broken {
+    fn from(error: rusqlite::Error) -> Broken {
+        Broken::Wholly(error)
+    }
 }
 
 impl<'c> Writer<'c> {
@@ -252,10 +260,7 @@ impl<'c> Writer<'c> {
             self.orderly = matches!(job.op, Op::Close);
             return true;
         }
-        let wanted =
-            job.state
-                .compare_exchange(WAITING, TAKEN, Ordering::AcqRel, Ordering::Acquire);
-        if wanted.is_ok() {
+        if job.reply.take() {
             jobs.push(job);
         }
         false
@@ -265,14 +270,15 @@ impl<'c> Writer<'c> {
     fn serve(&mut self, jobs: Vec<Job>) -> bool {
         match self.group(&jobs) {
             Outcome::Committed(answers) => {
-                for (job, answer) in jobs.iter().zip(answers) {
-                    // A caller that is gone cannot be told; what it asked for stands.
-                    let _ = job.reply.send(answer);
+                for (job, answer) in jobs.into_iter().zip(answers) {
+                    job.reply.send(answer);
                 }
                 true
             }
             Outcome::RolledBack(error) if jobs.len() == 1 => {
-                let _ = jobs[0].reply.send(Err(error));
+                for job in jobs {
+                    job.reply.send(Err(error.clone()));
+                }
                 true
             }
             Outcome::RolledBack(_) => {
@@ -284,8 +290,8 @@ impl<'c> Writer<'c> {
                 alive
             }
             Outcome::Unknown(text) => {
-                for job in &jobs {
-                    let _ = job.reply.send(Err(StoreError::Unknown(text.clone())));
+                for job in jobs {
+                    job.reply.send(Err(StoreError::Unknown(text.clone())));
                 }
                 self.shared.end(Fatal::Io(text));
                 false
@@ -293,36 +299,53 @@ impl<'c> Writer<'c> {
         }
     }
 
+    /// Requests hardly ever fail, and a savepoint costs a copy of each page it meets. So the first try goes without
+    /// savepoints; if a request fails after it wrote something, all is rolled back and done again with them.
     fn group(&mut self, jobs: &[Job]) -> Outcome {
+        match self.try_group(jobs, false) {
+            Ok(outcome) => outcome,
+            Err(NeedsSavepoints) => self
+                .try_group(jobs, true)
+                .unwrap_or_else(|NeedsSavepoints| Outcome::Unknown("savepoints".into())),
+        }
+    }
+
+    fn try_group(&mut self, jobs: &[Job], savepoints: bool) -> Result<Outcome, NeedsSavepoints> {
         let began = Instant::now();
         let before = self.tally;
         self.touched.clear();
         if let Err(error) = self.sql.begin.execute([]) {
-            return self.undone(before, &error);
+            return Ok(self.undone(before, &error));
         }
         let mut answers = Vec::with_capacity(jobs.len());
         for job in jobs {
-            match self.apply_alone(&job.op, jobs.len() > 1) {
+            match self.apply_alone(&job.op, savepoints) {
                 Ok(answer) => answers.push(answer),
-                Err(error) => return self.undone(before, &error),
+                Err(Broken::Partly) => {
+                    return match self.roll_back(before) {
+                        Ok(()) => Err(NeedsSavepoints),
+                        Err(error) => Ok(Outcome::Unknown(error.to_string())),
+                    };
+                }
+                Err(Broken::Wholly(error)) => return Ok(self.undone(before, &error)),
             }
         }
         let reserved = match self.finish_group(&before) {
             Ok(reserved) => reserved,
-            Err(error) => return self.undone(before, &error),
+            Err(error) => return Ok(self.undone(before, &error)),
         };
         if let Err(error) = self.sql.commit.execute([]) {
             if !fault::kept_nothing(&error) {
-                return Outcome::Unknown(error.to_string());
+                return Ok(Outcome::Unknown(error.to_string()));
             }
-            return self.undone(before, &error);
+            return Ok(self.undone(before, &error));
         }
         if let Some(ids) = reserved {
             self.shared.ids.add(ids);
         }
         self.shared
             .committed(self.tally, jobs.len(), began.elapsed());
-        Outcome::Committed(answers)
+        Ok(Outcome::Committed(answers))
     }
 
     /// What belongs to the transaction once, however many requests it holds.
@@ -355,61 +378,62 @@ impl<'c> Writer<'c> {
 
     /// The group failed as a whole, before or at its COMMIT, and is rolled back.
     fn undone(&mut self, before: Tally, error: &rusqlite::Error) -> Outcome {
-        self.tally = before;
-        self.known.clear();
         if fault::is_io_failure(error) {
             return Outcome::Unknown(error.to_string());
         }
-        // SQLite may have rolled back by itself.
-        if !self.conn.is_autocommit()
-            && let Err(error) = self.sql.rollback.execute([])
-        {
-            return Outcome::Unknown(error.to_string());
+        match self.roll_back(before) {
+            Ok(()) => Outcome::RolledBack(fault::answer_for(error)),
+            Err(error) => Outcome::Unknown(error.to_string()),
         }
-        Outcome::RolledBack(fault::answer_for(error))
     }
 
-    /// One request in its savepoint. The outer error is one that the whole transaction does not survive.
+    fn roll_back(&mut self, before: Tally) -> rusqlite::Result<()> {
+        self.tally = before;
+        self.known.clear();
+        // SQLite may have rolled back by itself.
+        if !self.conn.is_autocommit() {
+            self.sql.rollback.execute([])?;
+        }
+        Ok(())
+    }
+
+    /// One request, in its savepoint if it has one.
     fn apply_alone(
         &mut self,
         op: &Op,
         savepoint: bool,
-    ) -> Result<Result<Answer, StoreError>, rusqlite::Error> {
+    ) -> Result<Result<Answer, StoreError>, Broken> {
         let before = self.tally;
-        // A group of one is its own savepoint.
+        let changes = self.conn.total_changes();
         if savepoint {
             self.sql.savepoint.execute([])?;
         }
-        match self.apply(op) {
+        let fault = match self.apply(op) {
             Ok(answer) => {
                 if savepoint {
                     self.sql.release.execute([])?;
                 }
-                Ok(Ok(answer))
+                return Ok(Ok(answer));
             }
-            Err(fault) => {
-                self.tally = before;
+            Err(fault) => fault,
+        };
+        self.tally = before;
+        if let Fault::Sql(error) = &fault {
+            log::error!("store request failed: {error}");
+        }
+        // Some errors end the transaction and all that was applied before (SQLITE_FULL, SQLITE_NOMEM, ..).
+        let ended = fault.is_fatal() || self.conn.is_autocommit();
+        match fault {
+            Fault::Sql(error) if ended => Err(Broken::Wholly(error)),
+            fault if savepoint => {
                 self.known.clear();
-                if let Fault::Sql(error) = &fault {
-                    log::error!("store request failed: {error}");
-                }
-                // Some errors end the transaction and all that was applied before (SQLITE_FULL, SQLITE_NOMEM, ..).
-                if fault.is_fatal() || self.conn.is_autocommit() {
-                    return match fault {
-                        Fault::Sql(error) => Err(error),
-                        Fault::Reject(answer) => Ok(Err(answer)),
-                    };
-                }
-                if savepoint {
-                    self.sql.rollback_to.execute([])?;
-                    self.sql.release.execute([])?;
-                } else {
-                    self.sql.rollback.execute([])?;
-                    self.touched.clear();
-                    self.sql.begin.execute([])?;
-                }
+                self.sql.rollback_to.execute([])?;
+                self.sql.release.execute([])?;
                 Ok(Err(fault.into_answer()))
             }
+            // Refused before it wrote anything.
+            fault if self.conn.total_changes() == changes => Ok(Err(fault.into_answer())),
+            _ => Err(Broken::Partly),
         }
     }
 
