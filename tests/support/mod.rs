@@ -2,5 +2,6 @@
 
 pub mod daemon;
 pub mod dns;
+pub mod front;
 pub mod mx;
 pub mod queue;
