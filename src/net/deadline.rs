@@ -43,3 +43,25 @@ impl Deadline {
         self.remaining().is_err()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_left_of_a_deadline_that_is_over() {
+        let over = Deadline::after(Duration::ZERO);
+        assert!(over.is_over());
+        let error = over.remaining().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn spans_too_long_to_express_are_long_and_the_earlier_of_two_counts() {
+        let never = Deadline::after(Duration::MAX);
+        let hour = Deadline::after(Duration::from_secs(3600));
+        assert!(never > hour && !never.is_over());
+        assert_eq!(never.min(hour), hour);
+        assert!(hour.remaining().unwrap() <= Duration::from_secs(3600));
+    }
+}

@@ -87,8 +87,7 @@ impl From<DialError> for Failure {
 /// Dials `addresses` in their order until one answers.
 ///
 /// Each address gets `dial_timeout`, but never more than its even share of what is left until `deadline`: a dead first
-/// address cannot use up a live second one's time (DV-7). `before_each` is called with each address before its dial; when
-/// it says no, that address and the rest are left alone (`max_addresses`).
+/// address cannot use up a live second one's time (DV-7). `before_each` is called with each address before its dial.
 ///
 /// # Errors
 /// [`DialError`] with every try.
@@ -98,7 +97,7 @@ pub fn dial(
     source_addresses: &[IpAddr],
     dial_timeout: Duration,
     deadline: Deadline,
-    mut before_each: impl FnMut(IpAddr) -> bool,
+    mut before_each: impl FnMut(IpAddr),
 ) -> Result<Connection, DialError> {
     let mut failed = DialError::default();
     for (n, ip) in addresses.iter().enumerate() {
@@ -107,9 +106,7 @@ pub fn dial(
         };
         let waiting = u32::try_from(addresses.len() - n).unwrap_or(u32::MAX);
         let share = Deadline::after(dial_timeout.min(left / waiting)).min(deadline);
-        if !before_each(*ip) {
-            break;
-        }
+        before_each(*ip);
         let address = SocketAddr::new(*ip, port);
         match dial_one(address, addresses::source(source_addresses, *ip), share) {
             Ok(connection) => return Ok(connection),

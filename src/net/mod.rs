@@ -10,6 +10,8 @@ pub mod stream;
 mod tls;
 pub mod walk;
 
+use std::sync::Arc;
+
 use crate::clock::Clock;
 use crate::config::{Config, Live};
 use crate::policy::hosts::Own;
@@ -20,6 +22,7 @@ use dns::Resolver;
 pub struct Network {
     live: Live,
     resolver: Resolver,
+    own: Arc<own::Kept>,
 }
 
 impl Network {
@@ -27,7 +30,11 @@ impl Network {
     /// DNS cache.
     pub fn new(live: Live, clock: Clock) -> Network {
         let resolver = Resolver::new(live.clone(), clock);
-        Network { live, resolver }
+        Network {
+            live,
+            resolver,
+            own: Arc::default(),
+        }
     }
 
     /// The resolver.
@@ -39,7 +46,7 @@ impl Network {
         &self.live
     }
 
-    fn own(&self, config: &Config) -> Own {
-        own::facts(config)
+    fn own(&self, config: &Arc<Config>) -> Arc<Own> {
+        self.own.facts(config)
     }
 }

@@ -1,12 +1,49 @@
 //! Who we are on the network: the facts for loop detection (DV-10).
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::config::{Config, ListenAddress};
 use crate::policy::hosts::Own;
 
+/// How long the addresses of our interfaces are taken as known.
+const KEEP: Duration = Duration::from_secs(30);
+
+/// The facts as last gathered: every attempt needs them, and asking the system each time would cost more than the rest
+/// of its plan.
+#[derive(Debug, Default)]
+pub(super) struct Kept(Mutex<Option<Facts>>);
+
+#[derive(Debug)]
+struct Facts {
+    config: Arc<Config>,
+    gathered: Instant,
+    own: Arc<Own>,
+}
+
+impl Kept {
+    /// The facts under this configuration.
+    pub(super) fn facts(&self, config: &Arc<Config>) -> Arc<Own> {
+        let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(facts) = &*lock()
+            && Arc::ptr_eq(&facts.config, config)
+            && facts.gathered.elapsed() < KEEP
+        {
+            return Arc::clone(&facts.own);
+        }
+        let own = Arc::new(gather(config));
+        *lock() = Some(Facts {
+            config: Arc::clone(config),
+            gathered: Instant::now(),
+            own: Arc::clone(&own),
+        });
+        own
+    }
+}
+
 /// What leads back to us according to the configuration, wildcard listeners spread over our interfaces.
-pub(super) fn facts(config: &Config) -> Own {
+fn gather(config: &Config) -> Own {
     let mut endpoints = Vec::new();
     let mut interfaces = None;
     for listen in &config.listen {

@@ -230,6 +230,7 @@ mod tests {
     use openssl::nid::Nid;
     use openssl::pkey::PKey;
     use openssl::ssl::{SslAcceptor, SslMethod, SslStream, SslVersion};
+    use openssl::x509::extension::SubjectAlternativeName;
     use openssl::x509::{X509Builder, X509NameBuilder};
 
     use super::*;
@@ -251,6 +252,11 @@ mod tests {
 
     /// A server with a self-signed certificate that expired long ago and names another host.
     fn acceptor(highest: Option<SslVersion>) -> SslAcceptor {
+        acceptor_with(highest, 1)
+    }
+
+    /// The same, with this many alternative names of some 20 octets each.
+    fn acceptor_with(highest: Option<SslVersion>, names: usize) -> SslAcceptor {
         let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
         let key = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
         let mut name = X509NameBuilder::new().unwrap();
@@ -264,6 +270,14 @@ mod tests {
             .unwrap();
         cert.set_not_after(&Asn1Time::from_unix(86_400).unwrap())
             .unwrap();
+        let mut alternatives = SubjectAlternativeName::new();
+        for n in 0..names {
+            alternatives.dns(&format!("host{n:08}.example"));
+        }
+        let alternatives = alternatives
+            .build(&cert.x509v3_context(None, None))
+            .unwrap();
+        cert.append_extension(alternatives).unwrap();
         cert.sign(&key, MessageDigest::sha256()).unwrap();
         let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server()).unwrap();
         acceptor.set_private_key(&key).unwrap();
@@ -421,6 +435,19 @@ mod tests {
         let error = ours.start_tls("mx.dest.example", long()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidData);
         assert!(server.join().unwrap());
+    }
+
+    // TLS-10
+    #[test]
+    fn certificate_messages_over_100_kib_are_refused() {
+        for (names, taken) in [(3000, true), (6000, false)] {
+            let (ours, peer) = pair();
+            let server = thread::spawn(move || acceptor_with(None, names).accept(peer).is_ok());
+            let result = ours.start_tls("mx.dest.example", long());
+            assert_eq!(result.is_ok(), taken, "{names}");
+            drop(result);
+            let _ = server.join().unwrap();
+        }
     }
 
     // TLS-8

@@ -34,13 +34,15 @@ use crate::smtp::reply::EnhancedCode;
 pub struct Walk {
     network: Network,
     config: Arc<Config>,
-    own: Own,
+    own: Arc<Own>,
     plan: Plan,
     /// Addresses already looked up of hosts at the head of `plan.hosts`, to find ourselves among their equals.
     looked_up: Vec<LookedUp>,
     dialled_before: Vec<IpAddr>,
     dialled: Vec<IpAddr>,
     hosts_given: usize,
+    /// What is left of `host_timeout` for the host given last.
+    host_time: Duration,
     deadline: Deadline,
     seed: u64,
 }
@@ -56,8 +58,6 @@ pub struct ReadyHost {
     pub addresses: Vec<IpAddr>,
     /// It has addresses of both families (DV-17).
     pub both_families: bool,
-    /// The end of `host_timeout`, counted from the lookup.
-    deadline: Deadline,
 }
 
 #[derive(Debug)]
@@ -74,7 +74,7 @@ enum Addresses {
     None(Missing),
     /// None of the one family that was asked for.
     NoneOfFamily,
-    Unknown(String),
+    Unknown(Reason),
 }
 
 impl Network {
@@ -118,6 +118,7 @@ impl Network {
             dialled_before: dialled_before.to_vec(),
             dialled: Vec::new(),
             hosts_given: 0,
+            host_time: Duration::ZERO,
             deadline,
             seed,
         })
@@ -153,27 +154,28 @@ impl Walk {
         }
     }
 
-    /// Dials the host's addresses in their order, `dial_timeout` for each, `host_timeout` for lookup and dial together.
+    /// Dials the addresses of the host given last in their order: `dial_timeout` for each, `host_timeout` for lookup and
+    /// dials together. May be called again with the addresses that are left, when a session came to nothing at once
+    /// (DV-15); the time between the calls does not count.
     ///
     /// # Errors
     /// A temporary failure of this host, or `Scope::Local` when only we are to blame (DV-14).
     pub fn dial(&mut self, host: &ReadyHost) -> Result<Connection, Failure> {
+        let began = Instant::now();
         let deliver = &self.config.deliver;
         let room = deliver.max_addresses.saturating_sub(self.dialled.len());
         let addresses = &host.addresses[..host.addresses.len().min(room)];
         let dialled = &mut self.dialled;
-        dial::dial(
+        let result = dial::dial(
             addresses,
             host.port,
             &deliver.source_addresses,
             deliver.dial_timeout.get(),
-            host.deadline.min(self.deadline),
-            |ip| {
-                dialled.push(ip);
-                true
-            },
-        )
-        .map_err(Failure::from)
+            Deadline::after(self.host_time).min(self.deadline),
+            |ip| dialled.push(ip),
+        );
+        self.host_time = self.host_time.saturating_sub(began.elapsed());
+        result.map_err(Failure::from)
     }
 
     /// What the skips say when no host was tried at all (DV-4, DV-8).
@@ -318,9 +320,15 @@ impl Walk {
         let mut found = Vec::new();
         let mut error: Option<DnsError> = None;
         for family in families {
+            let deadline = if found.is_empty() {
+                deadline
+            } else {
+                // A family that DNS is silent about must not use up the time of the one that is known (DV-7).
+                Deadline::after(self.config.deliver.host_timeout.get() / 4).min(deadline)
+            };
             match resolver.addresses(name, *family, deadline) {
                 Ok(answer) if answer.cnames > most_cnames => {
-                    return Addresses::Unknown(format!("{} CNAMEs", answer.cnames));
+                    return Addresses::Unknown(Reason::Dns(format!("{} CNAMEs", answer.cnames)));
                 }
                 Ok(answer) => match answer.found {
                     Found::Records(records) => found.extend(records),
@@ -336,7 +344,10 @@ impl Walk {
         }
         match error {
             _ if !found.is_empty() => Addresses::Some(found),
-            Some(error) => Addresses::Unknown(error.to_string()),
+            Some(error) if error.is_local() => {
+                Addresses::Unknown(Reason::Resolver(error.to_string()))
+            }
+            Some(error) => Addresses::Unknown(Reason::Dns(error.to_string())),
             None if families.len() == 1 => Addresses::NoneOfFamily,
             None => Addresses::None(Missing::NoData),
         }
@@ -359,8 +370,8 @@ impl Walk {
                 self.skip(name, Reason::Family);
                 return None;
             }
-            Addresses::Unknown(text) => {
-                self.skip(name, Reason::Dns(text));
+            Addresses::Unknown(reason) => {
+                self.skip(name, reason);
                 return None;
             }
         };
@@ -380,7 +391,7 @@ impl Walk {
             self.skip(name, first_reason.unwrap_or(Reason::NoAddress));
             return None;
         }
-        let left = self
+        self.host_time = self
             .config
             .deliver
             .host_timeout
@@ -391,7 +402,6 @@ impl Walk {
             port: host.port,
             addresses: list.addresses,
             both_families: list.both_families,
-            deadline: Deadline::after(left),
         })
     }
 

@@ -78,37 +78,39 @@ pub fn direct(
         hosts: Vec::new(),
         skips: Vec::new(),
     };
-    let implicit;
-    let records = match mx.found {
-        Found::Records(records) => &records[..records.len().min(MAX_MX_RECORDS)],
+    let targets: Vec<(u16, &str, Result<Domain, Reason>)> = match mx.found {
+        Found::Records(records) => {
+            let records = &records[..records.len().min(MAX_MX_RECORDS)];
+            // RFC 7505 §3: a null MX stands alone; beside others it is none. Several of them still say the same.
+            if !records.is_empty() && records.iter().all(|record| record.exchange.is_empty()) {
+                return Err(failure(
+                    Retry::Never,
+                    EnhancedCode::new(5, 1, 10),
+                    format!("{domain} takes no mail (null MX)"),
+                ));
+            }
+            records
+                .iter()
+                .map(|mx| (mx.preference, mx.exchange.as_str(), valid_target(mx)))
+                .collect()
+        }
         // RFC 5321 §5.1: an empty list of MXs means an implicit MX of preference 0, that host.
         Found::Missing(missing) => {
             plan.implicit = Some(*missing);
-            implicit = [MxRecord {
-                preference: 0,
-                exchange: mx.expanded.to_string(),
-            }];
-            &implicit
+            let host = Domain::parse(mx.expanded).map_err(|_| Reason::InvalidName);
+            vec![(0, mx.expanded, host)]
         }
     };
-    // RFC 7505 §3: a null MX stands alone; beside others it is none. Several of them still say the same.
-    if records.iter().all(|record| record.exchange.is_empty()) {
-        return Err(failure(
-            Retry::Never,
-            EnhancedCode::new(5, 1, 10),
-            format!("{domain} takes no mail (null MX)"),
-        ));
-    }
-    for record in records {
-        match valid_target(record) {
+    for (preference, target, host) in targets {
+        match host {
             Ok(name) => plan.hosts.push(Host {
                 name: HostName::Name(name),
                 port,
-                preference: record.preference,
+                preference,
                 checked: true,
             }),
             Err(reason) => plan.skips.push(Skip {
-                host: record.exchange.clone(),
+                host: target.to_string(),
                 address: None,
                 reason,
             }),
@@ -122,7 +124,7 @@ pub fn direct(
     if plan.hosts.is_empty() {
         return Err(no_usable_host(
             domain,
-            "its MX records name no host",
+            "its DNS records name no host",
             &plan.skips,
         ));
     }
@@ -208,7 +210,7 @@ pub fn conclusion(plan: &Plan) -> Failure {
         Target::Relay(_) => {
             let dns = hosts
                 .clone()
-                .any(|skip| matches!(skip.reason, Reason::Dns(_) | Reason::OutOfTime));
+                .any(|skip| is_unknown(&skip.reason) || skip.reason == Reason::OutOfTime);
             // A smarthost without an address is a broken transport of ours and nobody's bounce (DV-19).
             let mut failure = failure(
                 Retry::Later,
@@ -240,20 +242,21 @@ pub fn conclusion(plan: &Plan) -> Failure {
     {
         return loop_failure(domain, &skip.host);
     }
-    let temporary = hosts
-        .clone()
-        .find(|skip| matches!(skip.reason, Reason::Dns(_)));
-    if let Some(skip) = temporary {
-        return failure(
+    let mut unknown = hosts.clone().filter(|skip| is_unknown(&skip.reason));
+    if let Some(skip) = unknown.next() {
+        let mut failure = failure(
             Retry::Later,
             EnhancedCode::new(4, 4, 3),
             format!("DNS: {skip}"),
         );
+        let resolver = |skip: &Skip| matches!(skip.reason, Reason::Resolver(_));
+        if resolver(skip) && unknown.all(resolver) {
+            failure.scope = Scope::Local;
+        }
+        return failure;
     }
-    if hosts
-        .clone()
-        .any(|skip| matches!(skip.reason, Reason::OutOfTime | Reason::MaxAddresses))
-    {
+    let cut = |skip: &Skip| matches!(skip.reason, Reason::OutOfTime | Reason::MaxAddresses);
+    if !plan.hosts.is_empty() || hosts.clone().any(cut) {
         return failure(
             Retry::Later,
             EnhancedCode::new(4, 4, 1),
@@ -288,6 +291,11 @@ fn no_usable_host(domain: &Domain, what: &str, skips: &[Skip]) -> Failure {
         EnhancedCode::new(4, 4, 4),
         format!("{domain}: {what}: {}", list(skips)),
     )
+}
+
+/// Nothing definite is known of the host.
+fn is_unknown(reason: &Reason) -> bool {
+    matches!(reason, Reason::Dns(_) | Reason::Resolver(_))
 }
 
 /// The skips as one text, at most a handful of them.
@@ -436,6 +444,22 @@ mod tests {
         }
     }
 
+    // DV-2: a CNAME to the root, or to what no host is called, is no null MX.
+    #[test]
+    fn an_implicit_host_without_a_host_name_is_temporary() {
+        for expanded in ["", "a b.example"] {
+            let missing = Found::Missing(Missing::NoData);
+            let facts = MxFacts {
+                expanded,
+                found: &missing,
+            };
+            let failure =
+                direct("direct", &name("dest.example"), &facts, &own(), 25, 1).unwrap_err();
+            assert_eq!(failure.retry, Retry::Later);
+            assert_eq!(failure.status.to_string(), "4.4.4");
+        }
+    }
+
     // DV-3
     #[test]
     fn a_null_mx_alone_is_permanent_and_beside_others_it_is_nothing() {
@@ -479,6 +503,30 @@ mod tests {
             later("4.4.1")
         );
         assert_eq!(concluded(None, &[NxDomain, Reason::Family]), later("4.4.4"));
+    }
+
+    // DV-19
+    #[test]
+    fn a_resolver_that_cannot_be_asked_is_our_own_fault() {
+        let plan = |reasons: [Reason; 2]| Plan {
+            transport: "direct".to_string(),
+            target: Target::Domain(name("dest.example")),
+            implicit: None,
+            hosts: Vec::new(),
+            skips: reasons
+                .map(|reason| Skip {
+                    host: "mx.example".to_string(),
+                    address: None,
+                    reason,
+                })
+                .to_vec(),
+        };
+        let gone = || Reason::Resolver("cannot be asked".to_string());
+        let failed = Reason::Dns("SERVFAIL".to_string());
+        assert_eq!(conclusion(&plan([gone(), gone()])).scope, Scope::Local);
+        let mixed = conclusion(&plan([gone(), failed]));
+        assert_eq!(mixed.scope, Scope::Destination);
+        assert_eq!(mixed.status.to_string(), "4.4.3");
     }
 
     // DV-5

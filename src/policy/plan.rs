@@ -113,6 +113,8 @@ pub enum Reason {
     Family,
     /// The lookup failed for now; the resolver's words.
     Dns(String),
+    /// No DNS server could be asked at all, which says nothing about the host (DV-19).
+    Resolver(String),
     /// The address is in a network that is not dialled (DV-8); its name.
     Network(&'static str),
     /// `deliver.max_mx` hosts were used up.
@@ -135,7 +137,7 @@ impl fmt::Display for Reason {
             Reason::Family => {
                 f.write_str("it has no address of the family that deliver.family permits")
             }
-            Reason::Dns(text) => f.write_str(text),
+            Reason::Dns(text) | Reason::Resolver(text) => f.write_str(text),
             Reason::Network(network) => {
                 write!(
                     f,

@@ -54,12 +54,15 @@ pub enum Fault {
     /// These forgeries by UDP, then the true answer.
     Forge(Vec<Forgery>),
     /// The answer made by this function from the query; an empty one is not sent.
-    Raw(Arc<dyn Fn(&[u8]) -> Vec<u8> + Send + Sync>),
+    Raw(Maker),
     /// The answer ends at a CNAME, whatever is known of its target.
     LazyCname,
     /// The answer waits until the [`Held`] lets it go.
     Hold(Arc<Mutex<HoldEnds>>),
 }
+
+/// Makes an answer from a query.
+pub type Maker = Arc<dyn Fn(&[u8]) -> Vec<u8> + Send + Sync>;
 
 /// What comes before the true answer.
 #[derive(Clone, Copy, Debug)]
