@@ -17,7 +17,6 @@ daemon_start
   printf 'long %01000d\n' 7
   printf 'end\n'
 } >"$D/mail"
-body_of() { sed '1,/^$/d' "$1"; }
 
 echo "swaks over TCP, with an attachment"
 swaks --server "127.0.0.1:$SMTP_PORT" --from joe@demo.posthaste.test --to swaks@world.test --attach "@$D/mail" \
@@ -33,7 +32,7 @@ sed 's/$/\r/' "$D/mail" >"$D/mail.crlf"
 curl -sS --url "smtp://127.0.0.1:$SMTP_PORT/client.test" --mail-from joe@demo.posthaste.test --mail-rcpt curl@world.test \
   --mail-rcpt curl2@world.test --upload-file "$D/mail.crlf" || die "curl ended with $?"
 echo "Python's smtplib, two messages on one connection"
-python3 - "$SMTP_PORT" "$D/mail" <<'PY' || die "smtplib"
+python3 - "$SMTP_PORT" "$D/mail.crlf" <<'PY' || die "smtplib"
 import smtplib, sys
 with smtplib.SMTP("127.0.0.1", int(sys.argv[1]), timeout=30) as smtp:
     content = open(sys.argv[2], "rb").read()

@@ -13,6 +13,8 @@ daemon_start
 smtp-source -4 -N -s 10 -m $COUNT -l 1000 -f joe@demo.posthaste.test -t x@world.test -M client.test "127.0.0.1:$SMTP_PORT" ||
   die "smtp-source ended with $?"
 [ "$(queued)" = $COUNT ] || die "$(queued) in the queue, not $COUNT"
+# Each has had its first attempt, so none is due for minutes.
+until_true 60 eval '[ "$(grep -c " result=deferred " "$D/log")" = $COUNT ]' || die "not each message was tried"
 daemon_stop || die "the daemon ended with $?"
 
 sink_start world 127.0.0.2

@@ -129,10 +129,14 @@ config() {
 
 # daemon_start: in the foreground, so that it is ours to stop; its log goes to $D/log.
 daemon_start() {
+  local starts
+  touch "$D/log"
+  starts=$(grep -c ' start version=' "$D/log")
   "$BIN/posthasted" -F -f "$D/posthaste.toml" >>"$D/log" 2>&1 &
   DAEMON_PID=$!
   PIDS+=("$DAEMON_PID")
-  until_true 10 port_open 127.0.0.1 "$SMTP_PORT" || die "the daemon did not start"
+  # It listens before it says so, and says so only when all of it is there.
+  until_true 10 eval '[ "$(grep -c " start version=" "$D/log")" -gt '"$starts"' ]' || die "the daemon did not start"
 }
 
 daemon_stop() {
