@@ -1,4 +1,11 @@
-//! The SMTP client against a scripted MX.
+//! The SMTP client against scripted MX hosts, with real workers and a real queue.
+
+mod bench;
+mod hosts;
+mod replies;
+mod sessions;
+mod stops;
+mod streams;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -32,5 +39,6 @@ fn the_scripted_mx_obeys_its_rules_and_remembers_what_it_saw() {
     assert_eq!(seen.reverse_path(), "a@here.test");
     assert_eq!(seen.content, b"S: x\r\n\r\n.dot\r\n");
     assert!(seen.accepted && !seen.tls);
+    drop(tcp);
     assert_eq!(mx.next_close(), 1);
 }

@@ -18,7 +18,7 @@ pub use script::{At, Do, Gate, Rule, Script, on, reply};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -87,6 +87,7 @@ struct Seen {
 pub struct Mx {
     address: SocketAddr,
     seen: Arc<Mutex<Seen>>,
+    changed: Arc<Condvar>,
     stop: Arc<AtomicBool>,
     finished: Receiver<SeenTransaction>,
     closed: Receiver<usize>,
@@ -102,9 +103,17 @@ impl Mx {
     /// Starts on this address. Several hosts that share a port take the port of the first on 127.0.0.2 and so on.
     pub fn start_at(address: SocketAddr, script: Script) -> Mx {
         let listener = TcpListener::bind(address).unwrap();
+        if script.small_buffers {
+            // What a listener has, its connections inherit.
+            let socket = socket2::SockRef::from(&listener);
+            socket.set_recv_buffer_size(4096).unwrap();
+            socket.set_send_buffer_size(4096).unwrap();
+        }
         let address = listener.local_addr().unwrap();
         let seen = Arc::new(Mutex::new(Seen::default()));
+        let changed = Arc::new(Condvar::new());
         let stop = Arc::new(AtomicBool::new(false));
+        let changed_in = changed.clone();
         let (finished_in, finished) = unbounded();
         let (closed_in, closed) = unbounded();
         let (seen_in, stop_in, script) = (seen.clone(), stop.clone(), Arc::new(script));
@@ -126,6 +135,7 @@ impl Mx {
                     let session = Session {
                         script: script.clone(),
                         seen: seen_in.clone(),
+                        changed: changed_in.clone(),
                         finished: finished_in.clone(),
                         number,
                         stream: Io::Plain(tcp),
@@ -148,6 +158,7 @@ impl Mx {
         Mx {
             address,
             seen,
+            changed,
             stop,
             finished,
             closed,
@@ -192,6 +203,31 @@ impl Mx {
     /// How many connections were accepted so far.
     pub fn connections(&self) -> usize {
         self.seen.lock().unwrap().sessions.len()
+    }
+
+    /// Waits until this connection (from 1) has sent `count` command lines that begin with `verb`.
+    pub fn wait_for_commands(&self, connection: usize, count: usize, verb: &str) {
+        let seen = self.seen.lock().unwrap();
+        let enough = |seen: &mut Seen| {
+            let session = seen.sessions.get(connection - 1);
+            let lines = session.map(|s| s.commands.iter().filter(|c| c.starts_with(verb)).count());
+            lines.unwrap_or(0) < count
+        };
+        let (_seen, result) = self
+            .changed
+            .wait_timeout_while(seen, PATIENCE, enough)
+            .unwrap();
+        assert!(!result.timed_out(), "{verb} does not come");
+    }
+
+    /// Waits until so many dots were seen, answered or not.
+    pub fn wait_for_transaction(&self, count: usize) {
+        let seen = self.seen.lock().unwrap();
+        let (_seen, result) = self
+            .changed
+            .wait_timeout_while(seen, PATIENCE, |seen| seen.transactions.len() < count)
+            .unwrap();
+        assert!(!result.timed_out(), "the dot does not come");
     }
 
     /// Sends octets on a plain connection (from 1) out of turn.
@@ -265,6 +301,7 @@ enum Next {
 struct Session {
     script: Arc<Script>,
     seen: Arc<Mutex<Seen>>,
+    changed: Arc<Condvar>,
     finished: Sender<SeenTransaction>,
     number: usize,
     stream: Io,
@@ -378,6 +415,7 @@ impl Session {
 
     fn session(&self, change: impl FnOnce(&mut SeenSession)) {
         change(&mut self.seen.lock().unwrap().sessions[self.number - 1]);
+        self.changed.notify_all();
     }
 
     /// Does what the script says for this stage, or gives the usual answer.
@@ -442,6 +480,10 @@ impl Session {
                 self.stream.write_all(&[octet])?;
                 thread::sleep(pace);
             },
+            Do::RawThenDrip(octets, octet, pace) => {
+                self.stream.write_all(&octets)?;
+                self.act(Do::Drip(octet, pace))
+            }
             Do::Stall => {
                 // Reading would let the client go on writing; so only its going away is waited for.
                 let tcp = self.stream.tcp().and_then(|tcp| tcp.try_clone().ok());
@@ -545,6 +587,7 @@ impl Session {
             seen.transactions.push(transaction.clone());
             seen.transactions.len() - 1
         };
+        self.changed.notify_all();
         let next = self.obey(At::Dot, "", 0, "250 2.0.0 taken");
         transaction.accepted = matches!(next, Ok(Next::Accepted));
         self.seen.lock().unwrap().transactions[index].accepted = transaction.accepted;

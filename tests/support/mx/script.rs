@@ -49,6 +49,8 @@ pub enum Do {
     RawAndClose(Vec<u8>),
     /// This octet again and again, so far apart, until the client goes away.
     Drip(u8, Duration),
+    /// Octets just as they are, then as `Drip`.
+    RawThenDrip(Vec<u8>, u8, Duration),
     /// Neither reads nor writes until the client goes away or the MX is dropped.
     Stall,
     /// Closes.
@@ -140,6 +142,7 @@ pub struct Script {
     pub(super) name: String,
     pub(super) keywords: Vec<String>,
     pub(super) starttls: bool,
+    pub(super) small_buffers: bool,
     pub(super) rules: Vec<Rule>,
 }
 
@@ -158,6 +161,7 @@ impl Default for Script {
             .map(str::to_string)
             .to_vec(),
             starttls: false,
+            small_buffers: false,
             rules: Vec::new(),
         }
     }
@@ -190,6 +194,12 @@ impl Script {
     /// Announces STARTTLS, with a self-signed certificate.
     pub fn starttls(mut self) -> Script {
         self.starttls = true;
+        self
+    }
+
+    /// Buffers of 4 KiB in the system, or as small as it allows.
+    pub fn small_buffers(mut self) -> Script {
+        self.small_buffers = true;
         self
     }
 
