@@ -67,8 +67,7 @@ fn request(args: &[String]) -> Result<String, Exit> {
             Some((name, value)) => (name, Some(value)),
             None => (arg.as_str(), None),
         };
-        let plain = |c: char| c.is_ascii_lowercase() || c == '-';
-        if name.is_empty() || !name.chars().all(plain) {
+        if !line::is_name(name) {
             return Err(Exit::usage(format!(
                 "{arg:?} is neither a word nor a name=value"
             )));

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! line  = *blank [ "json" 1*blank ] verb *( 1*blank word ) *blank
-//! verb  = 1*( a-z / "-" )
+//! verb  = name
 //! word  = name [ "=" value ]
-//! name  = 1*( a-z / "-" )
+//! name  = a-z *( a-z / 0-9 / "-" )
 //! value = *bare / quoted
 //! ```
 //!
@@ -115,13 +115,21 @@ fn skip_blanks(text: &str) -> &str {
     text.trim_start_matches([' ', '\t'])
 }
 
+/// What names are made of; the first is a letter.
+fn is_name_char(c: char) -> bool {
+    c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'
+}
+
+/// Whether this is the name of a word, or a verb.
+pub fn is_name(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_lowercase()) && text.chars().all(is_name_char)
+}
+
 /// Reads the word at the start of `text`; returns it and what follows.
 fn word(text: &str) -> Result<(Word, &str), LineError> {
-    let end = text
-        .find(|c: char| !(c.is_ascii_lowercase() || c == '-'))
-        .unwrap_or(text.len());
+    let end = text.find(|c: char| !is_name_char(c)).unwrap_or(text.len());
     let (name, rest) = text.split_at(end);
-    if name.is_empty() {
+    if !name.starts_with(|c: char| c.is_ascii_lowercase()) {
         return wrong(format!("a word must begin with a name at {}", near(text)));
     }
     let name = name.to_owned();
@@ -130,7 +138,7 @@ fn word(text: &str) -> Result<(Word, &str), LineError> {
     }
     let Some(rest) = rest.strip_prefix('=') else {
         return wrong(format!(
-            "names are lower-case letters and hyphens, at {}",
+            "names are lower-case letters, digits and hyphens, at {}",
             near(text)
         ));
     };
@@ -291,7 +299,8 @@ mod tests {
             "list text=\"\\xff\"",
             "list text=\"\\",
             "list \"x\"",
-            "list id1=2",
+            "list 1d=2",
+            "list -d",
             "list a\0b",
             "list text=\"\x1b[2J\"",
             "list\rquit",

@@ -9,7 +9,7 @@ use crate::dispatch::blocks::Blocks;
 use crate::front::control::filter::{self, Args};
 use crate::front::control::output::{Done, Record, Reply, Stop, span};
 use crate::message::RecipientId;
-use crate::store::{DueRecipient, GroupBy, ListQuery, Sort, State};
+use crate::store::{DueRecipient, GroupBy, ListQuery, Sort, State, StoreError};
 
 /// Rows of a page, unless the request says otherwise.
 pub(super) const LIMIT: usize = 1000;
@@ -38,12 +38,18 @@ pub(super) fn list(call: &Call<'_>, mut args: Args, reply: &mut Reply<'_>) -> Re
     if !call.narrow(&mut filter) {
         return Ok(Done::Count(0, None));
     }
+    let goes_on = cursor.is_some();
     let page = call.control.store.list(&ListQuery {
         filter,
         sort,
         descending,
         limit,
         cursor,
+    });
+    let page = page.map_err(|error| match error {
+        // The one thing that can be wrong with this request itself.
+        StoreError::Failed(text) if goes_on => Stop::usage(text),
+        error => error.into(),
     })?;
     let facts = Facts::gather(call)?;
     for due in &page.rows {
