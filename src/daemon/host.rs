@@ -48,6 +48,7 @@ pub(super) fn store_settings(config: &Config) -> store::Settings {
         max_messages: config.queue.max_messages,
         in_doubt: config.queue.in_doubt,
         poison_limit: config.queue.poison_limit,
+        collect: config.dsn.collect.get(),
     }
 }
 

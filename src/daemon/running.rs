@@ -17,6 +17,7 @@ use crate::dispatch::{Dispatcher, Fatal};
 use crate::front::accept::Intake;
 use crate::front::control::{self, Host as _};
 use crate::front::listener::{self, Front};
+use crate::front::notices::Notices;
 use crate::front::unix;
 use crate::log::{Line, Log};
 use crate::net::Network;
@@ -86,6 +87,7 @@ pub struct Daemon {
     workers: Arc<Workers>,
     control: control::server::Server,
     control_path: PathBuf,
+    notices: Notices,
     asked: Receiver<Ask>,
 }
 
@@ -157,6 +159,13 @@ impl Daemon {
         };
         let control = control::server::Server::start(doors.control, control, Arc::clone(&fatal))
             .map_err(failed("control socket"))?;
+        let notices = Notices::start(
+            live.clone(),
+            store.clone(),
+            dispatcher.clone(),
+            clock.clone(),
+        )
+        .map_err(failed("notices"))?;
         let intake = Arc::new(Intake::new(live, store, dispatcher, clock));
         let front = Front::start(doors.listeners, intake, fatal).map_err(failed("listeners"))?;
         let front = Arc::new(front);
@@ -170,6 +179,7 @@ impl Daemon {
             workers,
             control,
             control_path,
+            notices,
             asked,
         })
     }
@@ -236,6 +246,7 @@ impl Daemon {
             self.front.join(Deadline::after(LAST_COMMITS));
         }
         self.workers.close();
+        self.notices.stop();
         self.control.stop();
         // Everything that was answered is committed; this checkpoints.
         self.host.store.close();

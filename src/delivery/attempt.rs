@@ -351,6 +351,7 @@ impl Attempt<'_> {
                 }
             });
             self.running.at(Stage::Mail);
+            let confirms = session.capabilities().dsn;
             let carried = session.carry(
                 &mail,
                 recipients,
@@ -379,6 +380,7 @@ impl Attempt<'_> {
                         code: reply.code(),
                         status: reply.status(carried.answers.enhanced),
                         text: reply.text(),
+                        confirms,
                     })),
                     Answer::Refused(command, reply) => {
                         let failure =

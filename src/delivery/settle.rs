@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::dispatch::Wake;
 use crate::log::Line;
 use crate::policy::failure::{Attempt, Failure, Scope, Stage, TlsLevel, Verdict};
+use crate::policy::notice;
 use crate::policy::retry::{Course, Ended, Terms};
 use crate::policy::{route, verdict};
 use crate::smtp::reply::{EnhancedCode, ReplyCode};
@@ -45,6 +46,8 @@ pub(super) struct Accepted {
     pub code: ReplyCode,
     pub status: EnhancedCode,
     pub text: String,
+    /// The host will tell the sender who asked to be told of success: it announced DSN (RFC 3461 §5.2.1).
+    pub confirms: bool,
 }
 
 /// What happened to one recipient.
@@ -95,6 +98,9 @@ pub(super) fn settle(parts: &Parts, running: &Running, happened: Vec<Happened>) 
             verdict,
             destination,
             attempt,
+            delay_due: notice::next_delay_of(&config, &running.head, now),
+            unconfirmed: row.recipient.notify.success
+                && one.result.as_ref().is_ok_and(|accepted| !accepted.confirms),
             poison: one.poison,
         });
     }

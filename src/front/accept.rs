@@ -15,6 +15,7 @@ use crate::log::Line;
 use crate::message::header::{HeaderFacts, HeaderScanner};
 use crate::message::trace::{Origin, Received, new_message_id, write_date};
 use crate::message::{Head, NewRecipient, QueueId, RecipientId, Ret};
+use crate::policy::notice;
 use crate::policy::retry::Terms;
 use crate::policy::route::{RouteFacts, route};
 use crate::smtp::address::{ForwardPath, ReversePath};
@@ -359,6 +360,7 @@ impl Incoming<'_> {
             waiting: Vec::new(),
         };
         let mut groups: HashMap<(String, DestinationKey), Group> = HashMap::new();
+        let delay_due = notice::next_delay_of(config, head, head.arrived);
         for (index, recipient) in recipients.into_iter().enumerate() {
             let routed = route(
                 config,
@@ -383,6 +385,7 @@ impl Incoming<'_> {
                 destination,
                 due: head.arrived,
                 hold: None,
+                delay_due,
                 claim: None,
             });
         }

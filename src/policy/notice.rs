@@ -3,14 +3,16 @@
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::message::{Notify, dsn::Action};
-use crate::smtp::address::ReversePath;
+use crate::config::Config;
+use crate::message::{Head, Notify, dsn::Action};
+use crate::policy::retry::Terms;
 
 /// Whether the sender of a recipient gets a notification of this action.
 ///
-/// A null reverse-path is never answered (RFC 5321 §4.5.5), and NOTIFY=NEVER is obeyed even at expiry (DSN-1).
-pub fn wanted(reverse_path: &ReversePath, notify: Notify, action: Action) -> bool {
-    if *reverse_path == ReversePath::Null || notify.never {
+/// `answerable` is false for a null reverse-path, which is never answered (RFC 5321 §4.5.5, DSN-2). NOTIFY=NEVER is obeyed
+/// even at expiry (DSN-1).
+pub fn wanted(answerable: bool, notify: Notify, action: Action) -> bool {
+    if !answerable || notify.never {
         return false;
     }
     match action {
@@ -19,6 +21,18 @@ pub fn wanted(reverse_path: &ReversePath, notify: Notify, action: Action) -> boo
         Action::Delayed => notify.delay,
         Action::Delivered | Action::Relayed | Action::Expanded => notify.success,
     }
+}
+
+/// When the sender of a message is to be told next that it is still here, under the configuration in force.
+pub fn next_delay_of(config: &Config, head: &Head, now: Timestamp) -> Option<Timestamp> {
+    head.reverse_path.mailbox()?;
+    let ages: Vec<Duration> = config
+        .retry
+        .delay_notices
+        .iter()
+        .map(|age| age.get())
+        .collect();
+    next_delay(&ages, head.arrived, Terms::of(config, head).expiry(), now)
 }
 
 /// When the next delay notice of a recipient is due: at the first of `ages` that lies after `now` and before the
@@ -38,7 +52,6 @@ pub fn next_delay(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::smtp::address::Mailbox;
 
     fn hours(n: u64) -> Duration {
         Duration::from_secs(n * 3600)
@@ -47,7 +60,6 @@ mod tests {
     // DSN-1, DSN-2
     #[test]
     fn a_null_reverse_path_and_never_are_not_answered() {
-        let bob = ReversePath::Mailbox(Mailbox::parse("bob@here.example", false).unwrap());
         let never = Notify {
             never: true,
             failure: false,
@@ -56,12 +68,12 @@ mod tests {
             given: true,
         };
         for action in [Action::Failed, Action::Delayed, Action::Relayed] {
-            assert!(!wanted(&ReversePath::Null, Notify::default(), action));
-            assert!(!wanted(&bob, never, action));
+            assert!(!wanted(false, Notify::default(), action));
+            assert!(!wanted(true, never, action));
         }
-        assert!(wanted(&bob, Notify::default(), Action::Failed));
-        assert!(wanted(&bob, Notify::default(), Action::Delayed));
-        assert!(!wanted(&bob, Notify::default(), Action::Relayed));
+        assert!(wanted(true, Notify::default(), Action::Failed));
+        assert!(wanted(true, Notify::default(), Action::Delayed));
+        assert!(!wanted(true, Notify::default(), Action::Relayed));
         let only_success = Notify {
             success: true,
             failure: false,
@@ -69,8 +81,8 @@ mod tests {
             never: false,
             given: true,
         };
-        assert!(wanted(&bob, only_success, Action::Relayed));
-        assert!(!wanted(&bob, only_success, Action::Failed));
+        assert!(wanted(true, only_success, Action::Relayed));
+        assert!(!wanted(true, only_success, Action::Failed));
     }
 
     // RT-8

@@ -3,8 +3,10 @@
 //! The state of a session is a type (CL-31), and each transition consumes the state before it, so that a command in the
 //! wrong state cannot be written down:
 //!
-//!     Opening ── greeting, EHLO or HELO, STARTTLS ──► Ready ── begin ──► Transaction ── end ──► Ready
-//!                                                       └── quit ──► Quitting
+//! ```text
+//! Opening ── greeting, EHLO or HELO, STARTTLS ──► Ready ── begin ──► Transaction ── end ──► Ready
+//!                                                   └── quit ──► Quitting
+//! ```
 //!
 //! Each of them is a [`Dialogue`]: whoever drives it sends what is in the [`Wire`]'s output, puts in what the peer
 //! sends, and calls [`Dialogue::advance`] to learn what to do next. Nothing here knows of time; the driver has a

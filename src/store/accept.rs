@@ -122,6 +122,8 @@ impl Writer<'_> {
                 &domain_text
             }
         };
+        // Most mail leaves with its first attempt: what is claimed here costs no index entry for a delay.
+        let delay_due = row.delay_due.filter(|_| state != State::Claimed);
         let state = rows::state_code(state);
         self.sql.insert_recipient.execute(params![
             rows::row_id(head.id, number),
@@ -137,7 +139,11 @@ impl Writer<'_> {
             rows::notify_code(row.recipient.notify),
             row.recipient.orcpt,
             row.hold.as_deref().unwrap_or_default(),
+            delay_due.map(Timestamp::millis),
         ])?;
+        if let Some(due) = delay_due {
+            self.notice_due(due);
+        }
         self.tally.count(state, 1);
         Ok(())
     }

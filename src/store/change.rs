@@ -167,6 +167,7 @@ impl Writer<'_> {
             doubt: found.doubt,
             transport: None,
             dialled: None,
+            unconfirmed: false,
         };
         self.end(found, &end, ended)
     }

@@ -38,6 +38,7 @@ mod fault;
 mod filter;
 mod handle;
 mod list;
+mod notice;
 mod open;
 mod pause;
 mod readers;
@@ -76,6 +77,8 @@ pub struct Settings {
     pub in_doubt: InDoubt,
     /// `queue.poison_limit`.
     pub poison_limit: u32,
+    /// `dsn.collect`: failures of one message that come within this time share a notice (DSN-3).
+    pub collect: std::time::Duration,
 }
 
 /// A handle on the queue; cheap to clone. The writer thread ends when [`Store::close`] is called.
@@ -341,6 +344,116 @@ impl Store {
         })
     }
 
+    /// When there is something for the thread that sends notices to do, if ever; the channel of
+    /// [`Store::notices`] tells when that becomes earlier.
+    ///
+    /// # Errors
+    /// [`StoreError`]; ask again later.
+    pub fn next_notice(&self) -> Result<Option<Timestamp>, StoreError> {
+        self.inner.shared.notices_read();
+        let next = self.inner.readers.read(notice::next)?;
+        let known = next.map_or(i64::MAX, Timestamp::millis);
+        self.inner.shared.notices_known(known);
+        Ok(next)
+    }
+
+    /// Readable when a notice is due earlier than [`Store::next_notice`] said.
+    pub fn notices(&self) -> crossbeam_channel::Receiver<()> {
+        self.inner.shared.notices()
+    }
+
+    /// Recipients whose next delay notice is due (RT-8).
+    ///
+    /// # Errors
+    /// [`StoreError`]; ask again later.
+    pub fn delays(&self, now: Timestamp, limit: usize) -> Result<Vec<DelayDue>, StoreError> {
+        self.inner
+            .readers
+            .read(|conn| notice::delays(conn, now, limit))
+    }
+
+    /// Writes down that senders are to be told of these delays, and when the next one of each is due. Rows that are
+    /// finished, held, or at their first attempt are passed over.
+    ///
+    /// # Errors
+    /// [`StoreError`]; ask again later.
+    pub fn note_delays(&self, rows: Vec<(i64, Option<Timestamp>)>) -> Result<(), StoreError> {
+        self.inner.ask(Op::Delays(rows)).map(drop)
+    }
+
+    /// Messages about which their senders are to be told something now.
+    ///
+    /// # Errors
+    /// [`StoreError`]; ask again later.
+    pub fn due_notices(
+        &self,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<(QueueId, NoticeKind)>, StoreError> {
+        self.inner
+            .readers
+            .read(|conn| notice::due(conn, now, limit))
+    }
+
+    /// The facts of one notice.
+    ///
+    /// # Errors
+    /// [`StoreError`]; ask again later.
+    pub fn pending_notice(
+        &self,
+        id: QueueId,
+        kind: NoticeKind,
+    ) -> Result<Option<PendingNotice>, StoreError> {
+        self.inner
+            .readers
+            .read(|conn| notice::pending(conn, id, kind))
+    }
+
+    /// Queues the notification about `numbers` of a message and strikes them from the list, in one commit; without a
+    /// `message` only strikes them. With a `share`, an address that has had that many is sent nothing: `Ok(false)`.
+    ///
+    /// # Errors
+    /// [`StoreError`]; they stay on the list, unless the outcome is unknown.
+    pub fn send_notice(
+        &self,
+        id: QueueId,
+        kind: NoticeKind,
+        numbers: Vec<u32>,
+        message: Option<NewMessage>,
+        share: Option<(String, crate::config::Rate)>,
+    ) -> Result<bool, StoreError> {
+        let message = message.map(enqueue_inline).transpose()?;
+        let answer = self.inner.ask(Op::Notice(notice::SendNotice {
+            id,
+            kind,
+            numbers,
+            message,
+            share,
+        }))?;
+        Ok(!matches!(answer, Answer::Withheld))
+    }
+
+    /// Addresses from which notifications have been withheld for an hour, with their number (DSN-11).
+    ///
+    /// # Errors
+    /// [`StoreError`]; ask again later.
+    pub fn withheld_notices(&self, now: Timestamp) -> Result<WithheldNotices, StoreError> {
+        self.inner.readers.read(|conn| notice::withheld(conn, now))
+    }
+
+    /// Strikes them from that list, in one commit with the summary that tells of them.
+    ///
+    /// # Errors
+    /// [`StoreError`]; ask again later.
+    pub fn send_summary(
+        &self,
+        addresses: Vec<String>,
+        message: Option<NewMessage>,
+    ) -> Result<(), StoreError> {
+        let message = message.map(enqueue_inline).transpose()?;
+        self.inner.ask(Op::Summary { addresses, message }).map(drop)
+    }
+
     /// Changes the settings that may change while running.
     pub fn reconfigure(&self, settings: &Settings) {
         self.inner.shared.reconfigure(settings);
@@ -438,6 +551,19 @@ fn report_hit(
                 });
             }
         }
+    }
+}
+
+/// Our own messages are small.
+fn enqueue_inline(message: NewMessage) -> Result<Enqueue, StoreError> {
+    match message.content {
+        NewContent::Inline(data) => Ok(Enqueue {
+            head: message.head,
+            recipients: message.recipients,
+            exempt: message.exempt_from_limits,
+            content: Content::Inline(data),
+        }),
+        NewContent::Staged(_) => Err(StoreError::Failed("a notice with staged content".into())),
     }
 }
 

@@ -112,6 +112,7 @@ impl Writer<'_> {
                 doubt: rows::doubt_code(Some(Doubt::InDoubt)),
                 transport: None,
                 dialled: None,
+                unconfirmed: false,
             };
             return self.end_as_wished(found, &end, ended);
         }

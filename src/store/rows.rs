@@ -235,7 +235,8 @@ pub(super) fn notify_code(notify: Notify) -> i64 {
         | i64::from(notify.given) << 4
 }
 
-fn notify(code: i64) -> Notify {
+/// Stored NOTIFY.
+pub(super) fn notify(code: i64) -> Notify {
     Notify {
         never: code & 1 != 0,
         success: code & 2 != 0,

@@ -8,7 +8,10 @@ use super::OpenError;
 pub(super) const APPLICATION_ID: i32 = 0x7068_7351;
 
 /// The schema files in order; the first takes an empty database to version 1.
-const MIGRATIONS: [&str; 1] = [include_str!("schema/0001.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("schema/0001.sql"),
+    include_str!("schema/0002.sql"),
+];
 
 /// The version this program writes.
 pub(super) const VERSION: i32 = MIGRATIONS.len() as i32;

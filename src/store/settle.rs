@@ -84,6 +84,8 @@ pub(super) struct End<'a> {
     pub(super) doubt: i64,
     pub(super) transport: Option<&'a str>,
     pub(super) dialled: Option<&'a str>,
+    /// Delivered, and the next hop will not confirm it to a sender who asked.
+    pub(super) unconfirmed: bool,
 }
 
 impl Writer<'_> {
@@ -174,6 +176,7 @@ impl Writer<'_> {
             doubt,
             transport: Some(&attempt.transport),
             dialled: dialled.as_deref(),
+            unconfirmed: outcome.unconfirmed,
         };
         let next = match outcome.verdict {
             Verdict::Delivered => return self.end(&found, &end(State::Delivered), ended),
@@ -208,7 +211,11 @@ impl Writer<'_> {
             doubt,
             attempt.transport,
             dialled,
+            outcome.delay_due.map(Timestamp::millis),
         ])?;
+        if let Some(due) = outcome.delay_due {
+            self.notice_due(due);
+        }
         self.touched.insert(destination);
         self.tally.count(found.state, -1);
         self.tally.count(state, 1);
@@ -262,8 +269,8 @@ impl Writer<'_> {
 
     /// The end of a recipient, of whatever cause; all ends go through here.
     ///
-    /// This is the place where what a final state causes joins its transaction: the notice to the sender is a
-    /// further [`Writer::enqueue`], the event a further row. A failure of either undoes the final state with it.
+    /// What a final state causes joins its transaction: what the sender is to be told is a further row, and so will
+    /// be the event. A failure of either undoes the final state with it.
     pub(super) fn end(
         &mut self,
         found: &Found,
@@ -285,12 +292,14 @@ impl Writer<'_> {
         }
         self.tally.count(found.state, -1);
         self.tally.doubt -= i64::from(found.doubt != 0);
-        ended.add(found);
+        let told = self.note_end(found, end.state, end.unconfirmed)?;
+        ended.add(found, told);
         Ok(())
     }
 
-    /// Messages whose last recipient has ended: their content is freed at once.
+    /// Messages whose last recipient has ended: their content is freed at once, or when the sender has been told.
     pub(super) fn close_messages(&mut self, ended: &Ends) -> Result<(), Fault> {
+        self.tally.messages -= ended.told;
         for &message in &ended.alone {
             self.sql.delete_chunk.execute([message << 20])?;
             self.tally.messages -= 1;
@@ -303,6 +312,9 @@ impl Writer<'_> {
                 .optional()?;
             let Some((0, chunks)) = closed else { continue };
             self.tally.messages -= 1;
+            if self.has_notice(message)? {
+                continue;
+            }
             if chunks == 1 {
                 self.sql.delete_chunk.execute([message << 20])?;
             } else if chunks > 1 {
@@ -380,6 +392,7 @@ impl Writer<'_> {
                         doubt: queued.doubt,
                         transport: None,
                         dialled: None,
+                        unconfirmed: false,
                     };
                     self.end_as_wished(&queued, &end, &mut ended)?;
                 }
@@ -438,16 +451,20 @@ impl Writer<'_> {
 /// Recipients that ended in one request, per message.
 #[derive(Default)]
 pub(super) struct Ends {
-    /// Messages that ended with their only recipient.
+    /// Messages that ended with their only recipient, and of which nothing is to be told.
     alone: Vec<i64>,
+    /// How many others ended with their only recipient.
+    told: i64,
     /// How many ended of the others.
     counted: BTreeMap<i64, i64>,
 }
 
 impl Ends {
-    fn add(&mut self, found: &Found) {
+    fn add(&mut self, found: &Found, told: bool) {
         let message = rows::message_of(found.id);
-        if found.alone {
+        if found.alone && told {
+            self.told += 1;
+        } else if found.alone {
             self.alone.push(message);
         } else {
             *self.counted.entry(message).or_insert(0) += 1;

@@ -145,6 +145,9 @@ pub(super) struct Shared {
     fatal: (Sender<Fatal>, Receiver<Fatal>),
     /// Wakes the checkpointer.
     pub(super) wake_checkpointer: Sender<()>,
+    /// Up to when the thread that sends notices sleeps, in milliseconds, and what wakes it earlier.
+    next_notice: AtomicI64,
+    notices: (Sender<()>, Receiver<()>),
 }
 
 /// Frames that wait in the log before the checkpointer is woken: 8 MiB.
@@ -164,6 +167,8 @@ impl Shared {
             closed: AtomicBool::new(false),
             fatal: bounded(1),
             wake_checkpointer,
+            next_notice: AtomicI64::new(i64::MAX),
+            notices: bounded(1),
         }
     }
 
@@ -210,6 +215,33 @@ impl Shared {
         if waiting >= CHECKPOINT_AFTER {
             let _ = self.wake_checkpointer.try_send(());
         }
+    }
+
+    /// A commit gave this time to a notice. The sleeper is woken only by an earlier one than it knows.
+    pub(super) fn notice_due(&self, due: i64) {
+        if due < i64::MAX && self.next_notice.fetch_min(due, Ordering::AcqRel) > due {
+            let _ = self.notices.0.try_send(());
+        }
+    }
+
+    /// The sleeper is about to look: whatever comes from now on wakes it.
+    pub(super) fn notices_read(&self) {
+        self.next_notice.store(i64::MAX, Ordering::Release);
+    }
+
+    /// The sleeper has looked, and sleeps until then.
+    pub(super) fn notices_known(&self, next: i64) {
+        self.next_notice.fetch_min(next, Ordering::AcqRel);
+    }
+
+    pub(super) fn notices(&self) -> Receiver<()> {
+        self.notices.1.clone()
+    }
+
+    /// `dsn.collect`.
+    pub(super) fn collect(&self) -> Duration {
+        let settings = self.settings.read().unwrap_or_else(PoisonError::into_inner);
+        settings.collect
     }
 
     pub(super) fn set_tally(&self, tally: Tally) {

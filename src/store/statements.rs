@@ -39,8 +39,8 @@ statements! {
         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?22)";
     insert_chunk: "INSERT INTO chunk (id, data) VALUES (?1, ?2)";
     insert_recipient: "INSERT INTO recipient (id, state, destination, rank, next_attempt, attempts, last_attempt, alone, \
-        doubt, address, domain, notify, orcpt, blocker, wish) \
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 0, ?9, ?10, ?11, ?12, ?13, 0)";
+        doubt, address, domain, notify, orcpt, blocker, wish, delay_due) \
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 0, ?9, ?10, ?11, ?12, ?13, 0, ?14)";
     mark_unowned: "INSERT INTO unowned (message, kind) VALUES (?1, ?2) ON CONFLICT DO UPDATE SET kind = excluded.kind";
     unmark_unowned: "DELETE FROM unowned WHERE message = ?1";
     /// The table holds what is being staged and what is being removed, no more.
@@ -63,9 +63,9 @@ statements! {
     find_recipient: "SELECT state, destination, attempts, last_attempt, alone, doubt, domain, dialled, wish, wish_text, wish_uid \
         FROM recipient WHERE id = ?1";
     finish: "UPDATE recipient SET state = ?2, finished = ?3, blocker = ?4, doubt = ?5, used = coalesce(?6, used), \
-        dialled = coalesce(?7, dialled), wish = 0, wish_text = NULL, wish_uid = NULL WHERE id = ?1";
+        dialled = coalesce(?7, dialled), wish = 0, wish_text = NULL, wish_uid = NULL, delay_due = NULL WHERE id = ?1";
     defer: "UPDATE recipient SET state = ?2, next_attempt = ?3, destination = ?4, blocker = ?5, doubt = ?6, used = ?7, \
-        dialled = ?8, wish = 0, wish_text = NULL, wish_uid = NULL WHERE id = ?1";
+        dialled = ?8, wish = 0, wish_text = NULL, wish_uid = NULL, delay_due = coalesce(delay_due, ?9) WHERE id = ?1";
     next_attempt: "SELECT next_attempt FROM recipient WHERE id = ?1";
     give_back: "UPDATE recipient SET state = 0, next_attempt = ?2, attempts = attempts - 1, \
         last_attempt = (SELECT max(started) FROM attempt WHERE recipient = ?1 AND kind < 2) WHERE id = ?1";
@@ -93,6 +93,21 @@ statements! {
         FROM recipient r INDEXED BY recipient_next CROSS JOIN message m ON m.id = r.id >> 20 \
         WHERE r.state < 3 AND r.next_attempt > ?1 AND (r.next_attempt, r.id) < (?2, ?3) \
         ORDER BY r.next_attempt DESC, r.id DESC LIMIT ?4";
+
+    notice_facts: "SELECT r.notify, m.sender <> '' FROM recipient r CROSS JOIN message m ON m.id = r.id >> 20 WHERE r.id = ?1";
+    insert_notice: "INSERT INTO notice (message, kind, number, due) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING";
+    has_notice: "SELECT 1 FROM notice WHERE message = ?1 LIMIT 1";
+    strike_notice: "DELETE FROM notice WHERE message = ?1 AND kind = ?2 AND number = ?3";
+    is_open: "SELECT 1 FROM recipient WHERE id BETWEEN ?1 AND ?2 AND state < 3 LIMIT 1";
+    set_delay: "UPDATE recipient SET delay_due = ?2 WHERE id = ?1";
+    find_notified: "SELECT since, sent FROM notified WHERE address = ?1";
+    count_notified: "INSERT INTO notified (address, since, sent, withheld, first) VALUES (?1, ?2, ?3, ?4, ?5) \
+        ON CONFLICT DO UPDATE SET since = excluded.since, sent = excluded.sent, \
+        withheld = withheld + excluded.withheld, first = coalesce(first, excluded.first)";
+    forget_withheld: "UPDATE notified SET withheld = 0, first = NULL WHERE address = ?1";
+    /// Those whose time is over and from whom nothing was withheld, a few at a time.
+    tidy_notified: "DELETE FROM notified WHERE address IN (SELECT address FROM notified INDEXED BY notified_since \
+        WHERE withheld = 0 AND since < ?1 LIMIT ?2)";
 
     set_pause: "INSERT INTO pause (scope, name, since, until, reason) VALUES (?1, ?2, ?3, ?4, ?5) \
         ON CONFLICT DO UPDATE SET since = excluded.since, until = excluded.until, reason = excluded.reason";

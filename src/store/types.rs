@@ -130,6 +130,8 @@ pub struct NewRow {
     pub due: Timestamp,
     /// Held from the start, with this reason.
     pub hold: Option<String>,
+    /// When its sender is to be told first that it is still here (RT-8).
+    pub delay_due: Option<Timestamp>,
     /// Claim it in the accepting commit: the attempt is counted, the next one is due at this time.
     pub claim: Option<NewClaim>,
 }
@@ -303,6 +305,10 @@ pub struct Outcome {
     pub destination: DestinationKey,
     /// What is recorded.
     pub attempt: Attempt,
+    /// When its sender is to be told next that it is still here, should it stay (RT-8); what is set already stands.
+    pub delay_due: Option<Timestamp>,
+    /// Delivered, the sender asked to be told, and the next hop does not confirm (RFC 3461 §5.2.2).
+    pub unconfirmed: bool,
     /// The unit of work panicked or hung: counted towards poison.
     pub poison: bool,
 }
@@ -530,3 +536,48 @@ pub struct StoreStats {
     /// Median and longest commit of the last thousand.
     pub commit_time: (Duration, Duration),
 }
+
+/// What a notification is about; also how it is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum NoticeKind {
+    /// Given up.
+    Failed = 0,
+    /// Still here.
+    Delayed = 1,
+    /// Gone to a host that does not confirm.
+    Success = 2,
+}
+
+impl NoticeKind {
+    pub(super) fn from_code(code: i64) -> Option<NoticeKind> {
+        match code {
+            0 => Some(NoticeKind::Failed),
+            1 => Some(NoticeKind::Delayed),
+            2 => Some(NoticeKind::Success),
+            _ => None,
+        }
+    }
+}
+
+/// A recipient whose sender is to be told of a delay.
+#[derive(Clone, Debug)]
+pub struct DelayDue {
+    /// For [`Store::note_delays`](super::Store::note_delays).
+    pub row: i64,
+    /// Its message and itself; `None` if they cannot be read.
+    pub facts: Option<(Arc<Head>, RecipientRow)>,
+}
+
+/// The facts of one notice.
+#[derive(Clone, Debug)]
+pub struct PendingNotice {
+    /// The message; `None` if it cannot be read.
+    pub head: Option<Arc<Head>>,
+    /// All recipients it is about.
+    pub numbers: Vec<u32>,
+    /// The first 500 of them, each with its latest attempt.
+    pub recipients: Vec<(RecipientRow, Option<ShownAttempt>)>,
+}
+
+/// Addresses and how many notifications were withheld from each.
+pub type WithheldNotices = Vec<(String, u64)>;

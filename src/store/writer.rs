@@ -16,6 +16,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::change::ChangeStep;
 use super::fault::{self, Fault};
+use super::notice::SendNotice;
 use super::reply::Reply;
 use super::shared::{Fatal, Shared, Tally};
 use super::statements::Statements;
@@ -65,6 +66,14 @@ pub(super) enum Op {
         now: Timestamp,
         horizon: Timestamp,
         after: (i64, i64),
+    },
+    /// Rows whose delay is due, each with the time of its next one.
+    Delays(Vec<(i64, Option<Timestamp>)>),
+    Notice(SendNotice),
+    /// What was withheld from these addresses, summed up.
+    Summary {
+        addresses: Vec<String>,
+        message: Option<Enqueue>,
     },
     Pause {
         scope: PauseScope,
@@ -118,6 +127,8 @@ pub(super) enum Answer {
     /// Whether there was something to lift.
     Lifted(bool),
     Ids(std::ops::Range<i64>),
+    /// The address has had its share of notifications.
+    Withheld,
     /// How many rows changed, and where to go on.
     PulledIn(u64, Option<(i64, i64)>),
 }
@@ -151,6 +162,8 @@ pub(super) struct Writer<'c> {
     pub(super) sweep: bool,
     /// The end is to be marked as such.
     orderly: bool,
+    /// The earliest time that this transaction gave to a notice, in milliseconds.
+    pub(super) next_notice: i64,
 }
 
 /// What a group came to.
@@ -196,6 +209,7 @@ impl<'c> Writer<'c> {
             known: HashMap::new(),
             sweep: true,
             orderly: false,
+            next_notice: i64::MAX,
         })
     }
 
@@ -314,6 +328,7 @@ impl<'c> Writer<'c> {
         let began = Instant::now();
         let before = self.tally;
         self.touched.clear();
+        self.next_notice = i64::MAX;
         if let Err(error) = self.sql.begin.execute([]) {
             return Ok(self.undone(before, &error));
         }
@@ -345,6 +360,7 @@ impl<'c> Writer<'c> {
         }
         self.shared
             .committed(self.tally, jobs.len(), began.elapsed());
+        self.shared.notice_due(self.next_notice);
         Ok(Outcome::Committed(answers))
     }
 
@@ -456,6 +472,9 @@ impl<'c> Writer<'c> {
                 horizon,
                 after,
             } => self.pull_in(*now, *horizon, *after),
+            Op::Delays(rows) => self.delays(rows),
+            Op::Notice(notice) => self.send_notice(notice),
+            Op::Summary { addresses, message } => self.send_summary(addresses, message.as_ref()),
             Op::Pause { scope, pause } => self.set_pause(scope, pause.as_ref()).map(Answer::Lifted),
             Op::ReserveIds => {
                 let ids = self.shared.ids.next_block();

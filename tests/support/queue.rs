@@ -55,6 +55,7 @@ pub fn settings(directory: &Path) -> Settings {
         max_messages: 0,
         in_doubt: InDoubt::Retry,
         poison_limit: 3,
+        collect: Duration::from_secs(5),
     }
 }
 
@@ -161,6 +162,7 @@ pub fn row(to: &str, due: Timestamp) -> NewRow {
         },
         due,
         hold: None,
+        delay_due: None,
         claim: None,
     }
 }
@@ -215,6 +217,8 @@ pub fn settlement(id: QueueId, number: u32, verdict: Verdict, started: Timestamp
             verdict,
             destination: key("dest.example"),
             attempt: attempt(verdict, started),
+            delay_due: None,
+            unconfirmed: false,
             poison: false,
         }],
     }

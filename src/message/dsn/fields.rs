@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 
 use super::{Action, Block, MAX_BLOCKS, Notice};
+use crate::clock::Timestamp;
 use crate::message::QueueId;
+use crate::smtp::address::Mailbox;
 use crate::smtp::reply::EnhancedCode;
 
 /// Lines are folded after this many octets where there is a blank, and hard before RFC 5322's 998.
@@ -44,6 +46,25 @@ pub(super) fn message_header(notice: &Notice<'_>, subject: &str, utf8: bool) -> 
             field(&mut out, "X-Failed-Recipients", &addresses.join(", "));
         }
     }
+    field(&mut out, "MIME-Version", "1.0");
+    out.into_bytes()
+}
+
+/// The header of the summary to the postmaster, without Content-Type.
+pub(super) fn summary_header(
+    from: &Mailbox,
+    to: &Mailbox,
+    now: Timestamp,
+    message_id: &str,
+    subject: &str,
+) -> Vec<u8> {
+    let mut out = String::new();
+    field(&mut out, "Date", &now.rfc5322());
+    field(&mut out, "From", &format!("Mail delivery <{from}>"));
+    field(&mut out, "To", &format!("<{to}>"));
+    field(&mut out, "Subject", subject);
+    field(&mut out, "Message-ID", message_id);
+    field(&mut out, "Auto-Submitted", "auto-generated");
     field(&mut out, "MIME-Version", "1.0");
     out.into_bytes()
 }

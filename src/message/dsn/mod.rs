@@ -214,6 +214,46 @@ pub fn compose(notice: &Notice<'_>) -> Composed {
     }
 }
 
+/// A plain message to the postmaster: to whom notifications were not sent, and how many (DSN-11).
+pub fn summary(
+    withheld: &[(String, u64)],
+    reporting_mta: &Domain,
+    from: &Mailbox,
+    to: &Mailbox,
+    now: Timestamp,
+    message_id: &str,
+) -> Composed {
+    let subject = format!("Notifications withheld from {} senders", withheld.len());
+    let mut content = fields::summary_header(from, to, now, message_id, &subject);
+    let mut words = format!(
+        "This is the mail system at {reporting_mta}.\n\nMore notifications than dsn.per_sender allows were due to the \
+         senders below; these were not sent.\n\n"
+    );
+    for (address, count) in withheld {
+        if words.len() > STATUS_BUDGET {
+            words.push_str("and further senders\n");
+            break;
+        }
+        words.push_str(&format!(
+            "{count:8}  <{}>\n",
+            fields::printable(address, true)
+        ));
+    }
+    let part = MimePart::new(
+        ContentType::new("text/plain").attribute("charset", "utf-8"),
+        BodyPart::Text(words.into()),
+    );
+    part.write_part(&mut content);
+    let eight_bit = !content.is_ascii();
+    Composed {
+        content,
+        subject,
+        eight_bit,
+        utf8_headers: false,
+        described: withheld.len(),
+    }
+}
+
 fn raw(text: &str) -> mail_builder::headers::HeaderType<'_> {
     mail_builder::headers::raw::Raw::new(text).into()
 }
