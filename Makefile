@@ -15,6 +15,8 @@ SENDMAIL ?= no
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 INSTALL ?= install
 PAGES   := $(wildcard man/*.[1-9])
+# The sample, init scripts and the rest; the demo's configuration is of no use there.
+ETC     := $(filter-out etc/demo.toml,$(wildcard etc/*.*))
 TARGET  := $(or $(CARGO_TARGET_DIR),target)
 DAEMON  := $(TARGET)/release/posthasted
 TOOL    := $(TARGET)/release/posthaste
@@ -96,7 +98,10 @@ install-bin:
 	$(INSTALL) -m 644 $(filter %.5,$(PAGES)) $(DESTDIR)$(MANDIR)/man5/
 	$(INSTALL) -m 644 $(filter %.8,$(PAGES)) $(DESTDIR)$(MANDIR)/man8/
 	$(INSTALL) -m 644 README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE $(DESTDIR)$(DOCDIR)/
-	$(INSTALL) -m 644 $(wildcard etc/*.*) $(DESTDIR)$(DOCDIR)/etc/
+	for file in $(ETC); do \
+		sed 's|/usr/local/sbin|$(SBINDIR)|g' "$$file" >$(DESTDIR)$(DOCDIR)/"$$file" || exit 1; \
+		chmod 644 $(DESTDIR)$(DOCDIR)/"$$file"; \
+	done
 	@if [ -e $(DESTDIR)$(SYSCONFDIR)/posthaste/posthaste.toml ]; then \
 		echo "kept $(DESTDIR)$(SYSCONFDIR)/posthaste/posthaste.toml; the new sample is in $(DOCDIR)/etc"; \
 	else \

@@ -17,6 +17,8 @@ mod shared;
 mod step_back;
 pub mod turns;
 pub mod watchdog;
+#[cfg(test)]
+mod world;
 
 pub use permit::{Feedback, Permit, Transaction};
 

@@ -71,8 +71,13 @@ pub struct Schedule {
 impl Schedule {
     /// Nothing in flight, nothing known; the first step is [`Step::Reload`].
     pub fn new(workers: usize, config: Arc<Config>) -> Schedule {
+        Schedule::with_line(workers, config, MOST_WAITING)
+    }
+
+    /// The same with a line of another length.
+    pub fn with_line(workers: usize, config: Arc<Config>, most_waiting: usize) -> Schedule {
         Schedule {
-            turns: Turns::new(workers, config.limits.connections),
+            turns: Turns::new(workers, config.limits.connections, most_waiting),
             scan: Scan::default(),
             blocks: Arc::new(Blocks::new(config, Vec::new(), Timestamp::default())),
             reload: true,
@@ -220,7 +225,7 @@ impl Schedule {
         }
         // A long line keeps room for those that are not in it yet; who leaves it is found by the next sweep, in the
         // order of due times, so nobody is left out for ever.
-        let make_room = self.turns.waiting() + PAGE > MOST_WAITING && self.scan.is_behind(now);
+        let make_room = !self.turns.has_place_for(PAGE) && self.scan.is_behind(now);
         if !self.turns.served(&pick.key, unused, left, make_room) {
             self.scan.again(now);
         }
@@ -249,6 +254,11 @@ impl Schedule {
         self.turns.active()
     }
 
+    /// Whether a fault of the store keeps everything waiting.
+    pub fn is_backing_off(&self) -> bool {
+        self.wait.is_some()
+    }
+
     /// For the watchdog: whether mail could go that does not, and how far things have come.
     pub fn watch(&self) -> (bool, u64) {
         let can_serve = !self.blocks.everything() && self.turns.can_serve();
@@ -261,9 +271,11 @@ impl Schedule {
         if self.wait.is_some() {
             return false;
         }
+        if self.reload || self.blocks.everything() {
+            return self.reload;
+        }
         let earlier = |at: Timestamp| until.is_none_or(|until| at < until);
-        let serves = !self.blocks.everything() && self.turns.can_serve();
-        self.reload || serves || self.scan.wake().is_some_and(earlier) && !self.turns.is_full()
+        self.turns.can_serve() || self.sleep_until().is_some_and(earlier)
     }
 
     fn pick(&mut self) -> Vec<Pick> {

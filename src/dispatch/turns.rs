@@ -11,7 +11,7 @@ use super::permit::Feedback;
 use crate::policy::limit::{Standing, half, room};
 use crate::store::DestinationKey;
 
-/// Most destinations remembered at once, apart from those in flight.
+/// Most destinations in the line; those in flight are remembered besides.
 pub const MOST_WAITING: usize = 4096;
 
 /// A destination whose turn it is, and the slots set aside for it.
@@ -74,6 +74,7 @@ enum Place {
 pub struct Turns {
     workers: usize,
     window: usize,
+    most_waiting: usize,
     in_flight: usize,
     /// Destinations handed out by [`Turns::serve`] and not yet answered for.
     serving: usize,
@@ -85,11 +86,12 @@ pub struct Turns {
 }
 
 impl Turns {
-    /// Nobody is active.
-    pub fn new(workers: usize, window: usize) -> Turns {
+    /// Nobody is active. At most `most_waiting` destinations wait in the line ([`MOST_WAITING`]).
+    pub fn new(workers: usize, window: usize, most_waiting: usize) -> Turns {
         Turns {
             workers: workers.max(1),
             window: window.max(1),
+            most_waiting,
             in_flight: 0,
             serving: 0,
             entries: HashMap::new(),
@@ -102,13 +104,7 @@ impl Turns {
     /// Changes the window of all destinations.
     pub fn set_window(&mut self, window: usize) {
         self.window = window.max(1);
-        let aside: Vec<DestinationKey> = self
-            .entries
-            .iter()
-            .filter(|(_, entry)| entry.place == Place::Aside)
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in aside {
+        for key in self.keys(|place| place == Place::Aside) {
             self.join(&key);
         }
     }
@@ -135,7 +131,13 @@ impl Turns {
 
     /// Whether the line has no room for destinations that are not yet known.
     pub fn is_full(&self) -> bool {
-        self.waiting() >= MOST_WAITING
+        !self.has_place_for(1)
+    }
+
+    /// Whether the line has room for so many more. Destinations with transactions in flight do not count: there are
+    /// never more of them than workers, and they may be waiting for more than those that have none.
+    pub fn has_place_for(&self, more: usize) -> bool {
+        self.fresh.len() + more <= self.most_waiting
     }
 
     /// The active destinations, in no order.
@@ -154,7 +156,8 @@ impl Turns {
         match self.entries.get_mut(key) {
             Some(entry) if entry.place == Place::Serving => entry.dirty = true,
             Some(entry) if entry.place != Place::Idle => {}
-            _ if full => return false,
+            Some(entry) if full && entry.in_flight == 0 => return false,
+            None if full => return false,
             _ => self.join(key),
         }
         true
@@ -256,15 +259,19 @@ impl Turns {
 
     /// Destinations for which [`Turns::forget`] could do something.
     pub fn line(&self) -> Vec<DestinationKey> {
-        let waits = |entry: &Entry| !matches!(entry.place, Place::Idle | Place::Serving);
-        let mut line: Vec<DestinationKey> = self
+        self.keys(|place| !matches!(place, Place::Idle | Place::Serving))
+    }
+
+    /// The destinations in such a place, in an order that does not depend on the map's.
+    fn keys(&self, at: impl Fn(Place) -> bool) -> Vec<DestinationKey> {
+        let mut keys: Vec<DestinationKey> = self
             .entries
             .iter()
-            .filter(|(_, entry)| waits(entry))
+            .filter(|(_, entry)| at(entry.place))
             .map(|(key, _)| key.clone())
             .collect();
-        line.sort_unstable(); // the map's order is not ours to depend on
-        line
+        keys.sort_unstable();
+        keys
     }
 
     fn room(&self, in_flight: usize) -> usize {
@@ -388,7 +395,7 @@ mod tests {
     // SC-2
     #[test]
     fn destinations_are_served_in_turn() {
-        let mut turns = Turns::new(8, 1);
+        let mut turns = Turns::new(8, 1, MOST_WAITING);
         for n in 0..4 {
             assert!(turns.offer(&key(n)));
         }
@@ -401,7 +408,7 @@ mod tests {
     // SC-3
     #[test]
     fn a_destination_at_its_limit_stands_aside_and_hides_nobody() {
-        let mut turns = Turns::new(4, 20);
+        let mut turns = Turns::new(4, 20, MOST_WAITING);
         turns.offer(&key(0));
         assert_eq!(all_picks(&mut turns), [(0, 2)]);
         assert!(!turns.can_serve());
@@ -416,7 +423,7 @@ mod tests {
     // SC-1
     #[test]
     fn the_last_workers_are_for_destinations_without_one() {
-        let mut turns = Turns::new(8, 20);
+        let mut turns = Turns::new(8, 20, MOST_WAITING);
         for n in 0..3 {
             turns.offer(&key(n));
         }
@@ -434,7 +441,7 @@ mod tests {
     // SC-11
     #[test]
     fn nothing_is_remembered_of_a_destination_that_has_nothing() {
-        let mut turns = Turns::new(4, 2);
+        let mut turns = Turns::new(4, 2, MOST_WAITING);
         assert!(turns.reserve(&key(1)));
         turns.offer(&key(2));
         let pick = turns.serve().unwrap();
@@ -447,7 +454,7 @@ mod tests {
 
     #[test]
     fn mail_that_comes_due_while_its_destination_is_served_is_not_forgotten() {
-        let mut turns = Turns::new(4, 2);
+        let mut turns = Turns::new(4, 2, MOST_WAITING);
         turns.offer(&key(1));
         let pick = turns.serve().unwrap();
         turns.offer(&key(1));
@@ -457,7 +464,7 @@ mod tests {
 
     #[test]
     fn new_mail_takes_no_slot_before_older_mail_that_waits() {
-        let mut turns = Turns::new(4, 2);
+        let mut turns = Turns::new(4, 2, MOST_WAITING);
         turns.offer(&key(1));
         assert!(!turns.reserve(&key(1)), "older mail of its own");
         assert!(turns.reserve(&key(2)));
@@ -468,7 +475,7 @@ mod tests {
 
     #[test]
     fn the_line_is_bounded() {
-        let mut turns = Turns::new(4, 2);
+        let mut turns = Turns::new(4, 2, MOST_WAITING);
         assert!((0..MOST_WAITING).all(|n| turns.offer(&key(n))));
         assert!(!turns.offer(&key(MOST_WAITING)));
         assert!(turns.offer(&key(7)), "it is there already");

@@ -100,7 +100,8 @@ impl<'a> Terms<'a> {
         if now < expiry { next.min(expiry) } else { next }
     }
 
-    /// What follows a temporary failure (RT-3, RT-4).
+    /// What follows a temporary failure (RT-3, RT-4). Draw `random` once per transaction: recipients that fail together
+    /// then stay due together, and travel together again (SC-10).
     pub fn after_failure(&self, ended: &Ended, random: f64) -> Course {
         // RT-9: the age is taken where the attempt really ended. Had the clock been put forward while it ran, `now`
         // would end mail that was never tried at that age.
@@ -123,8 +124,8 @@ pub fn longest_wait(intervals: &[Span], jitter: f64) -> Duration {
 
 /// `interval` times 1 + `jitter` * (-1..=1), saturating.
 fn spread(interval: Duration, jitter: f64, random: f64) -> Duration {
-    // `max` and `min` also turn a NaN into a number.
-    let deviation = jitter.max(0.0).min(0.5) * (random.max(0.0).min(1.0) * 2.0 - 1.0);
+    let within = |x: f64, most: f64| if x.is_nan() { 0.0 } else { x.clamp(0.0, most) };
+    let deviation = within(jitter, 0.5) * (within(random, 1.0) * 2.0 - 1.0);
     if deviation == 0.0 {
         return interval; // no detour over floating point for what is exact
     }

@@ -1,0 +1,757 @@
+//! A model world around the schedule, in virtual time: a store, workers, operators and clocks that do anything (RT-12).
+//!
+//! It drives the schedule exactly as the dispatcher thread does, bell included, and checks after every step that no
+//! limit is exceeded, that nobody who could be served waits while the dispatcher sleeps, and that turns are kept.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::blocks::Blocks;
+use super::scan::{PAGE, Read};
+use super::schedule::{Found, Schedule, Step};
+use super::turns::Pick;
+use crate::clock::Timestamp;
+use crate::config::{Config, Span};
+use crate::message::{Head, QueueId, RequireTls};
+use crate::policy::limit::{Standing, half, room};
+use crate::policy::retry::{Course, Ended, Terms, longest_wait};
+use crate::smtp::address::{Domain, ReversePath};
+use crate::store::{DestinationKey, DueDestination, Pause, PauseScope};
+
+/// How the dispatcher thread caps its sleep.
+const LONGEST_SLEEP: u64 = 60_000;
+
+#[derive(Clone, Debug)]
+enum Event {
+    /// So many messages to a destination, due after so many milliseconds.
+    Submit(usize, usize, u32),
+    /// All queued mail of a destination becomes due after so many milliseconds.
+    Kick(usize, u32),
+    Hold(usize),
+    Release(usize),
+    Drop(usize),
+    Pause(Option<usize>, u32),
+    Resume,
+    /// The wall clock moves by so many seconds.
+    Step(i32),
+    /// The next so many commits fail.
+    Fault(u8),
+    Advance(u32),
+    Lifetime(u32),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Queued,
+    Claimed,
+    Held,
+    Final,
+}
+
+#[derive(Debug)]
+struct Message {
+    destination: usize,
+    state: State,
+    due: i64,
+    attempts: u32,
+    arrived: i64,
+    last: Option<i64>,
+    /// An operator or a sender asked for this time.
+    wanted: bool,
+    dropped: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Running {
+    message: usize,
+    started: i64,
+    took: u64,
+    ends: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Size {
+    workers: usize,
+    window: usize,
+    destinations: usize,
+    /// Most destinations that the schedule remembers.
+    line: usize,
+}
+
+struct World {
+    schedule: Schedule,
+    config: Config,
+    destinations: usize,
+    messages: Vec<Message>,
+    running: Vec<Running>,
+    pauses: Vec<(PauseScope, Pause)>,
+    wall: i64,
+    mono: u64,
+    /// While the dispatcher sleeps: until when it thinks, and when its timer fires.
+    asleep: Option<(Option<Timestamp>, Option<u64>)>,
+    faults: u8,
+    /// This destination takes ten minutes for anything, the others a moment.
+    slow: Option<usize>,
+    seed: u64,
+    /// Destinations without a slot that wait in the line, with the others served since.
+    passed: BTreeMap<usize, BTreeMap<usize, usize>>,
+    queries: u64,
+    diary: Vec<(u64, usize, usize)>,
+}
+
+impl World {
+    fn new(size: Size, seed: u64) -> World {
+        let Size {
+            workers,
+            window,
+            destinations,
+            line,
+        } = size;
+        let mut config = Config::default_for(Domain::parse("here.example").unwrap());
+        let minutes = |m: u64| Span(Duration::from_secs(60 * m));
+        config.retry.intervals = vec![minutes(1), minutes(5), minutes(20)];
+        config.retry.lifetime = minutes(300);
+        config.limits.connections = window;
+        World {
+            schedule: Schedule::with_line(workers, Arc::new(config.clone()), line),
+            config,
+            destinations,
+            messages: Vec::new(),
+            running: Vec::new(),
+            pauses: Vec::new(),
+            wall: 1_800_000_000_000,
+            mono: 0,
+            asleep: Some((None, None)),
+            faults: 0,
+            slow: None,
+            seed,
+            passed: BTreeMap::new(),
+            queries: 0,
+            diary: Vec::new(),
+        }
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(self.wall)
+    }
+
+    /// A random number below `below` (splitmix64).
+    fn random(&mut self, below: u64) -> u64 {
+        self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.seed;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % below
+    }
+
+    fn random_unit(&mut self) -> f64 {
+        self.random(1001) as f64 / 1000.0
+    }
+
+    // The store.
+
+    /// Earliest due time of each destination with queued mail.
+    fn earliest(&self) -> BTreeMap<usize, i64> {
+        let mut earliest = BTreeMap::new();
+        for m in self.messages.iter().filter(|m| m.state == State::Queued) {
+            let due = earliest.entry(m.destination).or_insert(m.due);
+            *due = m.due.min(*due);
+        }
+        earliest
+    }
+
+    fn due_destinations(
+        &mut self,
+        now: Timestamp,
+        after: Option<(Timestamp, i64)>,
+        limit: usize,
+    ) -> Vec<DueDestination> {
+        self.queries += 1;
+        let place = |d: &DueDestination| (d.next_due, d.row);
+        let mut found: Vec<DueDestination> = self
+            .earliest()
+            .into_iter()
+            .map(|(d, due)| DueDestination {
+                key: key(d),
+                next_due: Timestamp::from_millis(due),
+                row: d as i64,
+            })
+            .filter(|d| d.next_due <= now && after.is_none_or(|after| place(d) > after))
+            .collect();
+        found.sort_by_key(place);
+        found.truncate(limit);
+        found
+    }
+
+    fn due(&self, destination: usize) -> Vec<usize> {
+        let mut due: Vec<usize> = (0..self.messages.len())
+            .filter(|&m| {
+                let m = &self.messages[m];
+                m.destination == destination && m.state == State::Queued && m.due <= self.wall
+            })
+            .collect();
+        due.sort_by_key(|&m| (self.messages[m].due, m));
+        due
+    }
+
+    fn commit_fails(&mut self) -> bool {
+        let fails = self.faults > 0;
+        self.faults = self.faults.saturating_sub(1);
+        fails
+    }
+
+    // The dispatcher thread.
+
+    fn drive(&mut self) {
+        self.asleep = None;
+        for _ in 0..20_000 {
+            let now = self.now();
+            if self.schedule.clock_went_back(now) {
+                self.recall();
+            }
+            match self.schedule.step(now) {
+                Step::Reload => {
+                    if self.commit_fails() {
+                        self.schedule.failed(&[], now);
+                    } else {
+                        let config = Arc::new(self.config.clone());
+                        let blocks = Blocks::new(config, self.pauses.clone(), now);
+                        self.schedule.set_blocks(blocks, now);
+                    }
+                }
+                Step::Read(Read::Page { to, after }) => {
+                    let page = self.due_destinations(to, after, PAGE);
+                    self.schedule.page(&page, now);
+                }
+                Step::Read(Read::Ahead(after)) => {
+                    let first = self.due_destinations(Timestamp::MAX, Some(after), 1);
+                    self.schedule.seen_ahead(first.first().map(|d| d.next_due));
+                }
+                Step::Read(Read::Nothing) => panic!("asked to read nothing"),
+                Step::Serve(picks) => self.serve(picks),
+                Step::Sleep(until) => {
+                    assert!(until.is_none_or(|at| at > now), "sleeps until {until:?}");
+                    if !self.schedule.has_reason_to_wake(until) {
+                        let wall = now.millis();
+                        let timer = until
+                            .map(|at| self.mono + ((at.millis() - wall) as u64).min(LONGEST_SLEEP));
+                        self.asleep = Some((until, timer));
+                        return self.check_that_nobody_could_go();
+                    }
+                }
+            }
+            self.check_limits();
+        }
+        panic!("the dispatcher never sleeps");
+    }
+
+    fn serve(&mut self, picks: Vec<Pick>) {
+        let now = self.now();
+        self.check_limits();
+        self.check_turns(&picks);
+        if self.commit_fails() {
+            return self.schedule.failed(&picks, now);
+        }
+        for pick in picks {
+            let destination = number(&pick.key);
+            let due = self.due(destination);
+            let taken = due.len().min(pick.slots);
+            for &message in &due[..taken] {
+                self.claim(message);
+            }
+            let found = if due.len() > taken {
+                Found::More
+            } else {
+                Found::Nothing
+            };
+            self.diary.push((self.mono, destination, taken));
+            self.schedule.served(&pick, pick.slots - taken, found, now);
+        }
+    }
+
+    fn claim(&mut self, message: usize) {
+        let destination = self.messages[message].destination;
+        let took = match (self.slow, self.random(10)) {
+            (Some(slow), _) if slow == destination => 600_000,
+            (Some(_), _) => 50,
+            (None, 0) => 600_000,
+            (None, _) => 50 + self.random(5_000),
+        };
+        self.running.push(Running {
+            message,
+            started: self.wall,
+            took,
+            ends: self.mono + took,
+        });
+        let head = self.head(message);
+        let random = self.random_unit();
+        let now = self.now();
+        let m = &mut self.messages[message];
+        m.attempts += 1;
+        let next = Terms::of(&self.config, &head).next_attempt(m.attempts, now, random);
+        m.due = next.millis();
+        m.last = Some(self.wall);
+        m.state = State::Claimed;
+        m.wanted = false;
+    }
+
+    fn recall(&mut self) {
+        let retry = &self.config.retry;
+        let latest = self
+            .now()
+            .plus(longest_wait(&retry.intervals, retry.jitter));
+        for m in &mut self.messages {
+            let past = m.last.unwrap_or(m.arrived);
+            if m.state == State::Queued && m.due > latest.millis() && past > self.wall + 1000 {
+                m.due = latest.millis();
+            }
+        }
+    }
+
+    fn head(&self, message: usize) -> Head {
+        Head {
+            id: QueueId::new(1).unwrap(),
+            arrived: Timestamp::from_millis(self.messages[message].arrived),
+            caller: "relay".to_owned(),
+            client: String::new(),
+            reverse_path: ReversePath::Null,
+            added_header: Vec::new(),
+            message_id: String::new(),
+            subject: String::new(),
+            size: 0,
+            eight_bit: false,
+            utf8_headers: false,
+            require_tls: RequireTls::Default,
+            envid: None,
+            ret: None,
+            priority: 0,
+            lifetime: None,
+            max_attempts: None,
+            extras: Vec::new(),
+        }
+    }
+
+    // The workers.
+
+    fn end(&mut self, at: usize) {
+        let run = self.running[at].clone();
+        let (outcome, random) = (self.random(10), self.random_unit());
+        let head = self.head(run.message);
+        let ended = Ended {
+            attempts: self.messages[run.message].attempts,
+            started: Timestamp::from_millis(run.started),
+            took: Duration::from_millis(run.took),
+            now: self.now(),
+        };
+        let course = Terms::of(&self.config, &head).after_failure(&ended, random);
+        let m = &mut self.messages[run.message];
+        let destination = m.destination;
+        let next = match course {
+            Course::Again(next) if outcome >= 4 && !m.dropped => Some(next),
+            _ => None,
+        };
+        m.state = if next.is_some() {
+            State::Queued
+        } else {
+            State::Final
+        };
+        if let Some(next) = next {
+            m.due = next.millis();
+            self.due_at(destination, next);
+        }
+        self.running.remove(at);
+        self.schedule.release(&key(destination), None);
+        self.poke();
+    }
+
+    // Everybody else.
+
+    /// `wake(Wake::Due)`.
+    fn due_at(&mut self, destination: usize, at: Timestamp) {
+        let now = self.now();
+        self.schedule.due(&key(destination), at, now);
+        self.poke();
+    }
+
+    /// Rings the bell if the dispatcher would be rung.
+    fn poke(&mut self) {
+        if let Some((until, _)) = self.asleep
+            && self.schedule.has_reason_to_wake(until)
+        {
+            self.drive();
+        }
+    }
+
+    /// Puts a message into the store that nobody tells of.
+    fn submit_quietly(&mut self, destination: usize) {
+        self.messages.push(Message {
+            destination,
+            state: State::Queued,
+            due: self.wall,
+            attempts: 0,
+            arrived: self.wall,
+            last: None,
+            wanted: false,
+            dropped: false,
+        });
+    }
+
+    fn submit(&mut self, destination: usize, delay: u32) {
+        let now = self.now();
+        self.submit_quietly(destination);
+        if let Some(m) = self.messages.last_mut() {
+            m.due += i64::from(delay);
+            m.wanted = delay > 0;
+        }
+        let message = self.messages.len() - 1;
+        if delay == 0 && self.schedule.reserve(&key(destination), now) {
+            self.claim(message);
+        } else {
+            let due = Timestamp::from_millis(self.messages[message].due);
+            self.due_at(destination, due);
+        }
+        self.check_limits();
+    }
+
+    fn apply(&mut self, event: &Event) {
+        let now = self.now();
+        let all = self.messages.len().max(1);
+        match *event {
+            Event::Submit(destination, count, delay) => {
+                for _ in 0..count {
+                    self.submit(destination % self.destinations, delay);
+                }
+            }
+            Event::Kick(destination, delay) => {
+                let destination = destination % self.destinations;
+                let at = self.wall + i64::from(delay);
+                for m in &mut self.messages {
+                    if m.destination == destination && m.state == State::Queued {
+                        m.due = at;
+                        m.wanted = true;
+                    }
+                }
+                self.due_at(destination, Timestamp::from_millis(at));
+            }
+            Event::Hold(message) => {
+                if let Some(m) = self.messages.get_mut(message % all)
+                    && m.state == State::Queued
+                {
+                    m.state = State::Held;
+                }
+            }
+            Event::Release(message) => self.release(message % all),
+            Event::Drop(message) => {
+                if let Some(m) = self.messages.get_mut(message % all) {
+                    m.dropped = true;
+                    if matches!(m.state, State::Queued | State::Held) {
+                        m.state = State::Final;
+                    }
+                }
+            }
+            Event::Pause(destination, lasts) => {
+                let scope = match destination {
+                    None => PauseScope::All,
+                    Some(d) => PauseScope::Domain(key(d % self.destinations).to_string()),
+                };
+                let until = (lasts > 0).then(|| now.plus(Duration::from_millis(lasts.into())));
+                let pause = Pause {
+                    since: now,
+                    until,
+                    reason: String::new(),
+                };
+                self.pauses.retain(|(other, _)| *other != scope);
+                self.pauses.push((scope, pause));
+                self.schedule.reload();
+                self.poke();
+            }
+            Event::Resume => {
+                self.pauses.clear();
+                self.schedule.reload();
+                self.poke();
+            }
+            Event::Step(secs) => self.wall = (self.wall + i64::from(secs) * 1000).max(0),
+            Event::Fault(count) => self.faults = count,
+            Event::Advance(millis) => self.advance(millis.into()),
+            Event::Lifetime(minutes) => {
+                self.config.retry.lifetime = Span(Duration::from_secs(60 * u64::from(minutes)));
+                self.schedule.reload();
+                self.poke();
+            }
+        }
+    }
+
+    fn release(&mut self, message: usize) {
+        let Some(m) = self.messages.get_mut(message) else {
+            return;
+        };
+        if m.state == State::Held {
+            m.state = State::Queued;
+            let (destination, due) = (m.destination, Timestamp::from_millis(m.due));
+            self.due_at(destination, due);
+        }
+    }
+
+    /// When something happens by itself.
+    fn next_happening(&self) -> Option<u64> {
+        let timer = self.asleep.and_then(|(_, timer)| timer);
+        let ends = self.running.iter().map(|run| run.ends).min();
+        timer.into_iter().chain(ends).min()
+    }
+
+    fn advance(&mut self, by: u64) {
+        let target = self.mono + by;
+        while let Some(at) = self.next_happening().filter(|at| *at <= target) {
+            self.set_mono(at);
+            let ended = self.running.iter().position(|run| run.ends <= at);
+            match ended {
+                Some(run) => self.end(run),
+                None => self.drive(),
+            }
+            self.check_limits();
+        }
+        self.set_mono(target);
+    }
+
+    fn set_mono(&mut self, at: u64) {
+        self.wall += (at - self.mono) as i64;
+        self.mono = at;
+    }
+
+    /// Operators lift what they set; then time passes until all is final (RT-12).
+    fn finish(&mut self) {
+        self.faults = 0;
+        self.apply(&Event::Resume);
+        for message in 0..self.messages.len() {
+            self.release(message);
+        }
+        for _ in 0..1_000_000 {
+            let Some(at) = self.next_happening() else {
+                break;
+            };
+            self.advance(at - self.mono);
+        }
+        let open = self.messages.iter().find(|m| m.state != State::Final);
+        assert!(open.is_none(), "never ends: {open:?}");
+        assert_eq!(self.schedule.load().0, 0, "slots were lost");
+        assert_eq!(self.schedule.active().count(), 0, "something is remembered");
+        let before = self.queries;
+        self.advance(86_400_000);
+        assert_eq!(self.queries, before, "an idle schedule reads nothing");
+    }
+
+    // The promises.
+
+    fn in_flight(&self, destination: usize) -> usize {
+        let to = |run: &&Running| self.messages[run.message].destination == destination;
+        self.running.iter().filter(to).count()
+    }
+
+    fn check_limits(&self) {
+        let (in_flight, workers) = self.schedule.load();
+        assert!(in_flight <= workers, "SC-1: {in_flight} of {workers}");
+        let mut count: HashMap<usize, usize> = HashMap::new();
+        for run in &self.running {
+            *count
+                .entry(self.messages[run.message].destination)
+                .or_default() += 1;
+        }
+        let most = self.config.limits.connections.min(half(workers));
+        assert!(count.values().all(|n| *n <= most), "SC-3: {count:?}");
+    }
+
+    /// SC-2: while the dispatcher sleeps nobody has due mail and room.
+    fn check_that_nobody_could_go(&self) {
+        let (in_flight, workers) = self.schedule.load();
+        if in_flight >= workers || self.schedule.is_backing_off() {
+            return;
+        }
+        assert_eq!(in_flight, self.running.len(), "SC-11");
+        let in_force = |pause: &Pause| pause.until.is_none_or(|until| until > self.now());
+        let paused: HashSet<&PauseScope> = self
+            .pauses
+            .iter()
+            .filter(|(_, pause)| in_force(pause))
+            .map(|(scope, _)| scope)
+            .collect();
+        if paused.contains(&PauseScope::All) {
+            return;
+        }
+        for (destination, due) in self.earliest() {
+            let standing = Standing {
+                workers,
+                busy: in_flight,
+                in_flight: self.in_flight(destination),
+                window: self.config.limits.connections,
+            };
+            let own = PauseScope::Domain(key(destination).to_string());
+            assert!(
+                due > self.wall || room(&standing) == 0 || paused.contains(&own),
+                "destination {destination} could go: {standing:?}"
+            );
+        }
+    }
+
+    /// SC-2: who waits without a slot sees each other destination go before at most twice: once ahead in the line, and
+    /// once because it was being served when the wait began.
+    fn check_turns(&mut self, picks: &[Pick]) {
+        let picked: Vec<usize> = picks.iter().map(|pick| number(&pick.key)).collect();
+        let unique: BTreeSet<usize> = picked.iter().copied().collect();
+        assert_eq!(unique.len(), picked.len(), "one turn each");
+        let waiting: BTreeSet<usize> = self
+            .schedule
+            .active()
+            .filter(|active| active.waits && active.in_flight == 0)
+            .map(|active| number(active.key))
+            .collect();
+        self.passed.retain(|waits, _| waiting.contains(waits));
+        for waits in waiting {
+            let passed = self.passed.entry(waits).or_default();
+            for &other in picked.iter().filter(|other| **other != waits) {
+                let times = passed.entry(other).or_default();
+                *times += 1;
+                assert!(*times <= 2, "{other} goes before {waits} again and again");
+            }
+        }
+    }
+}
+
+fn key(destination: usize) -> DestinationKey {
+    DestinationKey(format!("d{destination}.example").into())
+}
+
+fn number(key: &DestinationKey) -> usize {
+    let digits = key.0.trim_start_matches('d').trim_end_matches(".example");
+    digits.parse().unwrap()
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let ms = prop_oneof![Just(0u32), 1u32..120_000];
+    prop_oneof![
+        6 => (0usize..40, 1usize..20, prop_oneof![3 => Just(0u32), 1 => 1u32..600_000])
+            .prop_map(|(d, n, delay)| Event::Submit(d, n, delay)),
+        6 => (0u32..400_000).prop_map(Event::Advance),
+        2 => (0usize..40, ms.clone()).prop_map(|(d, ms)| Event::Kick(d, ms)),
+        2 => (0usize..500).prop_map(Event::Hold),
+        1 => (0usize..500).prop_map(Event::Release),
+        1 => (0usize..500).prop_map(Event::Drop),
+        1 => (proptest::option::of(0usize..40), ms).prop_map(|(d, ms)| Event::Pause(d, ms)),
+        1 => Just(Event::Resume),
+        1 => prop_oneof![-90_000i32..90_000, -5i32..5].prop_map(Event::Step),
+        1 => (1u8..6).prop_map(Event::Fault),
+        1 => (1u32..600).prop_map(Event::Lifetime),
+    ]
+}
+
+fn run(size: Size, seed: u64, events: &[Event]) -> World {
+    let mut world = World::new(size, seed);
+    world.drive();
+    for event in events {
+        world.apply(event);
+    }
+    world.finish();
+    world
+}
+
+fn size() -> impl Strategy<Value = Size> {
+    let line = prop_oneof![Just(4096usize), 1usize..12];
+    (1usize..12, 1usize..8, 1usize..24, line).prop_map(|(workers, window, destinations, line)| {
+        Size {
+            workers,
+            window,
+            destinations,
+            line,
+        }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 96,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    // RT-12, SC-1, SC-2, SC-3, SC-11
+    #[test]
+    fn whatever_happens_every_message_ends_and_no_limit_is_passed(
+        size in size(),
+        seed: u64,
+        events in proptest::collection::vec(event(), 1..60),
+    ) {
+        run(size, seed, &events);
+    }
+
+    #[test]
+    fn the_same_events_lead_to_the_same_turns(
+        size in size(),
+        seed: u64,
+        events in proptest::collection::vec(event(), 1..20),
+    ) {
+        let first = run(size, seed, &events);
+        let second = run(size, seed, &events);
+        prop_assert_eq!(first.diary, second.diary);
+    }
+}
+
+// SC-2
+#[test]
+fn a_thousand_messages_to_one_dead_destination_delay_no_other() {
+    let size = Size {
+        workers: 8,
+        window: 20,
+        destinations: 50,
+        line: 4096,
+    };
+    let mut world = World::new(size, 7);
+    world.slow = Some(0);
+    world.drive();
+    world.apply(&Event::Submit(0, 1000, 0));
+    world.advance(60_000);
+    for destination in 1..50 {
+        world.apply(&Event::Submit(destination, 1, 0));
+    }
+    world.advance(5_000);
+    let others = &world.messages[1000..];
+    assert!(others.iter().all(|m| m.attempts > 0));
+}
+
+// SC-2, SC-12
+#[test]
+fn a_full_line_and_paused_destinations_hide_nobody_and_are_not_read_again() {
+    let size = Size {
+        workers: 4,
+        window: 2,
+        destinations: 300,
+        line: 60,
+    };
+    let mut world = World::new(size, 3);
+    for destination in 0..300 {
+        if destination < 120 {
+            let scope = PauseScope::Domain(key(destination).to_string());
+            let pause = Pause {
+                since: world.now(),
+                until: None,
+                reason: String::new(),
+            };
+            world.pauses.push((scope, pause));
+        }
+        for _ in 0..2 {
+            world.submit_quietly(destination);
+        }
+    }
+    world.drive();
+    while world.messages[599].attempts == 0 {
+        let at = world.next_happening().expect("the last is served too");
+        world.advance(at - world.mono);
+    }
+    assert!(world.messages[..240].iter().all(|m| m.attempts == 0));
+    world.advance(3_600_000);
+    let before = world.queries;
+    world.apply(&Event::Submit(299, 1, 1));
+    world.advance(1);
+    assert!(world.queries - before <= 3, "the paused are not read again");
+}
