@@ -31,7 +31,10 @@ fn a_peer_that_falls_silent_runs_out_of_time_at_every_stage() {
         });
         let result = bench.deliver(letter(BOB));
         let attempt = result.is(State::Queued, "4.4.2");
-        assert_eq!((attempt.stage, attempt.cause), (stage, Some(Cause::Timeout)));
+        assert_eq!(
+            (attempt.stage, attempt.cause),
+            (stage, Some(Cause::Timeout))
+        );
         assert!(!result.may_be_sent_twice());
     }
 }
@@ -40,9 +43,14 @@ fn a_peer_that_falls_silent_runs_out_of_time_at_every_stage() {
 #[test]
 fn a_peer_that_drips_a_reply_runs_out_of_time() {
     let mx = Mx::start(Script::new().rule(on(At::Mail, Do::Drip(b'2', Duration::from_millis(5)))));
-    let bench = Bench::with(&[&mx], |config| config.deliver.command_timeout = millis(150));
+    let bench = Bench::with(&[&mx], |config| {
+        config.deliver.command_timeout = millis(150)
+    });
     let result = bench.deliver(letter(BOB));
-    assert_eq!(result.is(State::Queued, "4.4.2").cause, Some(Cause::Timeout));
+    assert_eq!(
+        result.is(State::Queued, "4.4.2").cause,
+        Some(Cause::Timeout)
+    );
 }
 
 // CL-9: each reply has its time, but all of them together no more than total_timeout
@@ -54,7 +62,10 @@ fn many_slow_replies_run_out_of_the_total_time() {
     )));
     let bench = Bench::with(&[&mx], |config| config.deliver.total_timeout = millis(200));
     let result = bench.deliver(letter(BOB));
-    assert_eq!(result.is(State::Queued, "4.4.2").cause, Some(Cause::Timeout));
+    assert_eq!(
+        result.is(State::Queued, "4.4.2").cause,
+        Some(Cause::Timeout)
+    );
 }
 
 // CL-9: total_timeout does not cover the reply to the dot
@@ -90,7 +101,10 @@ fn a_peer_that_does_not_read_the_content_runs_out_of_time() {
     let bench = Bench::with(&[&mx], |config| config.deliver.block_timeout = millis(200));
     let result = bench.deliver(letter(BOB).content(&large()));
     let attempt = result.is(State::Queued, "4.4.2");
-    assert_eq!((attempt.stage, attempt.cause), (Stage::Content, Some(Cause::Timeout)));
+    assert_eq!(
+        (attempt.stage, attempt.cause),
+        (Stage::Content, Some(Cause::Timeout))
+    );
     assert!(!result.may_be_sent_twice());
 }
 
@@ -98,10 +112,22 @@ fn a_peer_that_does_not_read_the_content_runs_out_of_time() {
 #[test]
 fn an_answer_before_the_end_of_the_content_counts_if_it_is_a_complete_refusal() {
     for (action, state, status) in [
-        (Do::Reply("552 5.3.4 too large".into()), State::Failed, "5.3.4"),
-        (Do::ReplyAndClose("554 5.6.0 no".into()), State::Failed, "5.6.0"),
+        (
+            Do::Reply("552 5.3.4 too large".into()),
+            State::Failed,
+            "5.3.4",
+        ),
+        (
+            Do::ReplyAndClose("554 5.6.0 no".into()),
+            State::Failed,
+            "5.6.0",
+        ),
         (Do::Reply("451 4.3.0 later".into()), State::Queued, "4.3.0"),
-        (Do::RawAndClose(b"552 5.3.4 too lar".to_vec()), State::Queued, "4.4.2"),
+        (
+            Do::RawAndClose(b"552 5.3.4 too lar".to_vec()),
+            State::Queued,
+            "4.4.2",
+        ),
         (Do::Reply("250 2.0.0 thanks".into()), State::Queued, "4.5.0"),
         (Do::Close, State::Queued, "4.4.2"),
         (Do::Reset, State::Queued, "4.4.2"),
@@ -179,7 +205,10 @@ fn a_host_whose_size_limit_is_too_small_is_skipped_without_mail() {
     let result = Bench::new(&[&two[0], &two[1]]).deliver(letter(BOB));
     assert_eq!(result.is_delivered().host, "mx2.dest.test");
     let commands = &two[0].sessions()[0].commands;
-    assert!(!commands.iter().any(|c| c.starts_with("MAIL")), "{commands:?}");
+    assert!(
+        !commands.iter().any(|c| c.starts_with("MAIL")),
+        "{commands:?}"
+    );
 
     let two = hosts(vec![small(), small()]);
     let result = Bench::new(&[&two[0], &two[1]]).deliver(letter(BOB));
@@ -200,7 +229,11 @@ fn a_host_whose_size_limit_is_too_small_is_skipped_without_mail() {
 // CL-12
 #[test]
 fn eight_bit_content_goes_as_it_is_or_fails_as_configured() {
-    let eight_bit = || letter(BOB).content(b"S: x\r\n\r\n\xe4\r\n").head(|head| head.eight_bit = true);
+    let eight_bit = || {
+        letter(BOB)
+            .content(b"S: x\r\n\r\n\xe4\r\n")
+            .head(|head| head.eight_bit = true)
+    };
     let mx = Mx::start(Script::new());
     Bench::new(&[&mx]).deliver(eight_bit()).is_delivered();
     assert!(mx.next_transaction().mail.contains(" BODY=8BITMIME"));
@@ -233,7 +266,11 @@ fn smtputf8_is_used_where_it_is_needed_and_a_host_without_it_is_skipped() {
     for id in [plain, header, path] {
         bench.result(id, 1).is_delivered();
     }
-    let utf8: Vec<bool> = mx.transactions().iter().map(|t| t.mail.contains(" SMTPUTF8")).collect();
+    let utf8: Vec<bool> = mx
+        .transactions()
+        .iter()
+        .map(|t| t.mail.contains(" SMTPUTF8"))
+        .collect();
     assert_eq!(utf8, [false, true, true]);
 
     let old = || Script::new().without("SMTPUTF8");
@@ -245,13 +282,18 @@ fn smtputf8_is_used_where_it_is_needed_and_a_host_without_it_is_skipped() {
     assert_eq!(bench.result(id, 2).is_delivered().host, "mx1.dest.test");
 
     let mx = Mx::start(old());
-    Bench::new(&[&mx]).deliver(letter(&["jörg@dest.test"])).is(State::Failed, "5.6.7");
+    Bench::new(&[&mx])
+        .deliver(letter(&["jörg@dest.test"]))
+        .is(State::Failed, "5.6.7");
     // An internationalised domain needs nothing: it goes as A-labels.
     let mx = Mx::start(old());
     let bench = Bench::new(&[&mx]);
     bench.dns.mx("xn--bcher-kva.test", 10, "mx1.dest.test");
     bench.deliver(letter(&["bob@bücher.test"])).is_delivered();
-    assert_eq!(mx.next_transaction().rcpt, ["RCPT TO:<bob@xn--bcher-kva.test>"]);
+    assert_eq!(
+        mx.next_transaction().rcpt,
+        ["RCPT TO:<bob@xn--bcher-kva.test>"]
+    );
     // The sender's local part counts as much.
     let mx = Mx::start(old());
     let from = letter(BOB).head(|head| {
@@ -266,7 +308,12 @@ fn helo_is_not_tried_where_smtputf8_is_needed() {
     let mx = Mx::start(Script::new().rule(reply(At::Ehlo, "502 5.5.1 what?")));
     let result = Bench::new(&[&mx]).deliver(letter(&["jörg@dest.test"]));
     assert_eq!(result.row.state, State::Queued);
-    assert!(!mx.sessions()[0].commands.iter().any(|c| c.starts_with("HELO")));
+    assert!(
+        !mx.sessions()[0]
+            .commands
+            .iter()
+            .any(|c| c.starts_with("HELO"))
+    );
 }
 
 // CL-29, CL-30
@@ -288,7 +335,11 @@ fn the_parameters_of_dsn_are_passed_on_where_dsn_is_announced() {
     Bench::new(&[&mx]).deliver(asked()).is_delivered();
     let seen = mx.next_transaction();
     assert!(seen.mail.starts_with("MAIL FROM:<> "), "{}", seen.mail);
-    assert!(seen.mail.ends_with(" RET=FULL ENVID=a+2Bb"), "{}", seen.mail);
+    assert!(
+        seen.mail.ends_with(" RET=FULL ENVID=a+2Bb"),
+        "{}",
+        seen.mail
+    );
     assert_eq!(
         seen.rcpt,
         ["RCPT TO:<bob@dest.test> NOTIFY=FAILURE,DELAY ORCPT=rfc822;bob+3Dx@dest.test"]
