@@ -251,7 +251,12 @@ impl Incoming<'_> {
         if header.received > self.max_hops {
             return Err(Refusal::TooManyHops);
         }
-        let (id, content, warm) = self.take_content()?;
+        let (id, content) = self.take_content()?;
+        // A worker that takes it at once need not read it back.
+        let warm = match &content {
+            NewContent::Inline(content) => Some(Arc::clone(content)),
+            NewContent::Staged(_) => None,
+        };
         let config = self.intake.config.get();
         let recipients = without_repeats(std::mem::take(&mut self.envelope.recipients));
         let head = Arc::new(self.head(&config, id, header, &recipients));
@@ -274,18 +279,17 @@ impl Incoming<'_> {
         Ok(id)
     }
 
-    /// The content for the store; and once more, shared, if it is small.
-    fn take_content(&mut self) -> Result<(QueueId, NewContent, Option<Arc<[u8]>>), Refusal> {
+    fn take_content(&mut self) -> Result<(QueueId, NewContent), Refusal> {
         if self.staged.is_none() && self.buffer.len() as u64 <= INLINE {
-            let content: Arc<[u8]> = std::mem::take(&mut self.buffer).into();
+            let content = std::mem::take(&mut self.buffer).into();
             let id = self.intake.store.allocate_id()?;
-            return Ok((id, NewContent::Inline(Arc::clone(&content)), Some(content)));
+            return Ok((id, NewContent::Inline(content)));
         }
         if !self.buffer.is_empty() {
             self.stage()?;
         }
         match self.staged.take() {
-            Some((id, staged)) => Ok((id, NewContent::Staged(staged), None)),
+            Some((id, staged)) => Ok((id, NewContent::Staged(staged))),
             None => unreachable!("content that is not inline was staged just now"),
         }
     }

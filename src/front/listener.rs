@@ -99,7 +99,7 @@ impl Bound {
                 .map(Socket::Tcp)
                 .map_err(|error| refuse(*address, &error)),
             ListenAddress::Unix(path) => unix::bind(path, listen.mode, owner)
-                .and_then(|bound| Ok(Socket::Unix(bound)))
+                .map(Socket::Unix)
                 .map_err(|error| BindError(format!("cannot listen on unix:{error}"))),
         }?;
         if let Socket::Unix(bound) = &socket {

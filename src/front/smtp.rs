@@ -64,7 +64,7 @@ pub(super) struct Place<'a> {
 
 /// Why a session ends that the state machine would have gone on with.
 enum End {
-    /// The client is gone, or has shut its side where nothing more can follow.
+    /// The client is gone, does not read, or has shut its side where nothing more can follow.
     Gone,
     /// A deadline passed.
     TimedOut,
@@ -237,13 +237,14 @@ impl Conversation<'_> {
         }
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        if !self.out.is_empty() {
-            let deadline = Deadline::after(self.idle);
-            self.stream.write_all(&self.out, deadline)?;
-            self.out.clear();
+    fn flush(&mut self) -> Result<(), End> {
+        if self.out.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let written = self.stream.write_all(&self.out, Deadline::after(self.idle));
+        self.out.clear();
+        // IN-12: to one that does not read there is nothing more to say.
+        written.map_err(|_| End::Gone)
     }
 
     fn data(&mut self, transaction: Transaction) -> Result<Step, End> {

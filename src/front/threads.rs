@@ -1,31 +1,33 @@
 //! Threads that are kept for sessions: started when none is idle, reused, and ended when they were idle for a while.
+//!
+//! The thread that became idle last is the first to get work, so that after a load those that are not needed any more
+//! run into their limit, however much the others have to do (PRC-7).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
 use crate::net::deadline::Deadline;
 
 /// How long an idle thread is kept.
 const KEEP: Duration = Duration::from_secs(60);
 
-#[derive(Debug, Default)]
-struct Counts {
-    /// Threads that wait for a job and were not promised one.
-    idle: usize,
+struct State<T> {
+    /// One end for each thread that waits for a job, by the thread's number; the last one is the warmest.
+    idle: Vec<(u64, Sender<T>)>,
     threads: usize,
-    /// Numbers the threads' names.
+    /// Numbers the threads.
     started: u64,
+    closed: bool,
 }
 
 struct Shared<T> {
-    counts: Mutex<Counts>,
+    state: Mutex<State<T>>,
     ended: Condvar,
-    // Never holds more jobs than there are threads promised to them, so it is bounded by the callers' own limit.
-    jobs: Receiver<T>,
+    keep: Duration,
     work: Box<dyn Fn(T) + Send + Sync>,
 }
 
@@ -33,22 +35,33 @@ struct Shared<T> {
 pub struct Threads<T> {
     name: &'static str,
     shared: Arc<Shared<T>>,
-    send: Mutex<Option<Sender<T>>>,
 }
 
 impl<T: Send + 'static> Threads<T> {
     /// No threads yet; they will be called `name-N` and do `work` on each job.
     pub fn new(name: &'static str, work: impl Fn(T) + Send + Sync + 'static) -> Threads<T> {
-        let (send, jobs) = unbounded();
+        Threads::keeping(KEEP, name, work)
+    }
+
+    fn keeping(
+        keep: Duration,
+        name: &'static str,
+        work: impl Fn(T) + Send + Sync + 'static,
+    ) -> Threads<T> {
+        let state = State {
+            idle: Vec::new(),
+            threads: 0,
+            started: 0,
+            closed: false,
+        };
         Threads {
             name,
             shared: Arc::new(Shared {
-                counts: Mutex::default(),
+                state: Mutex::new(state),
                 ended: Condvar::new(),
-                jobs,
+                keep,
                 work: Box::new(work),
             }),
-            send: Mutex::new(Some(send)),
         }
     }
 
@@ -56,96 +69,101 @@ impl<T: Send + 'static> Threads<T> {
     ///
     /// # Errors
     /// The job back: no thread could be started (PRC-4), or they were told to end.
-    pub fn run(&self, job: T) -> Result<(), T> {
-        let send = self.send.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(send) = send.as_ref() else {
+    pub fn run(&self, mut job: T) -> Result<(), T> {
+        let mut state = self.shared.lock();
+        if state.closed {
             return Err(job);
-        };
-        let start = {
-            let mut counts = self.shared.lock();
-            if counts.idle > 0 {
-                counts.idle -= 1;
-                None
-            } else {
-                counts.threads += 1;
-                counts.started += 1;
-                Some(counts.started)
+        }
+        while let Some((_, thread)) = state.idle.pop() {
+            // Whoever is in the list takes one job; so this fails only if it died in a way that nobody foresaw.
+            match thread.try_send(job) {
+                Ok(()) => return Ok(()),
+                Err(error) => job = error.into_inner(),
             }
-        };
-        if let Some(number) = start {
-            let shared = Arc::clone(&self.shared);
-            let started = thread::Builder::new()
-                .name(format!("{}-{number}", self.name))
-                .spawn(move || shared.run());
-            if started.is_err() {
-                self.shared.lock().threads -= 1;
-                return Err(job);
-            }
+        }
+        state.threads += 1;
+        state.started += 1;
+        let number = state.started;
+        drop(state);
+
+        let shared = Arc::clone(&self.shared);
+        // The job goes another way than into the closure, so that it is still ours if there is no thread.
+        let (send, receive) = bounded(1);
+        let started = thread::Builder::new()
+            .name(format!("{}-{number}", self.name))
+            .spawn(move || {
+                if let Ok(job) = receive.recv() {
+                    shared.run(number, job);
+                }
+                shared.lock().threads -= 1;
+                shared.ended.notify_all();
+            });
+        if started.is_err() {
+            self.shared.lock().threads -= 1;
+            return Err(job);
         }
         send.send(job).map_err(|refused| refused.0)
     }
 
-    /// Threads now, idle ones included.
-    #[cfg(test)]
-    fn count(&self) -> usize {
-        self.shared.lock().threads
-    }
-
     /// Lets threads end when they have no job, and waits until all have, or the deadline is over. `true` if all have.
     pub fn join(&self, deadline: Deadline) -> bool {
-        self.send
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        let mut counts = self.shared.lock();
-        while counts.threads > 0 {
+        let mut state = self.shared.lock();
+        state.closed = true;
+        state.idle.clear();
+        while state.threads > 0 {
             let Ok(left) = deadline.remaining() else {
                 return false;
             };
-            let waited = self.shared.ended.wait_timeout(counts, left);
-            counts = waited.unwrap_or_else(PoisonError::into_inner).0;
+            let waited = self.shared.ended.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         true
     }
 }
 
 impl<T> Shared<T> {
-    fn lock(&self) -> MutexGuard<'_, Counts> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn run(&self) {
-        // A new thread was promised the job that it was started for.
-        let mut next = self.jobs.recv().ok();
-        while let Some(job) = next {
+    /// The life of one thread, from its first job on.
+    fn run(&self, number: u64, mut job: T) {
+        loop {
             // The panic hook has logged it; whoever waits for the job sees its parts dropped.
             let _ = catch_unwind(AssertUnwindSafe(|| (self.work)(job)));
-            self.lock().idle += 1;
-            next = match self.jobs.recv_timeout(KEEP) {
-                Ok(job) => Some(job),
-                Err(RecvTimeoutError::Disconnected) => None,
-                Err(RecvTimeoutError::Timeout) => {
-                    let mut counts = self.lock();
-                    if counts.idle > 0 {
-                        counts.idle -= 1;
-                        None
-                    } else {
-                        // All who wait are promised a job: so one is on its way.
-                        drop(counts);
-                        self.jobs.recv().ok()
-                    }
+            let (send, receive) = bounded(1);
+            {
+                let mut state = self.lock();
+                if state.closed {
+                    return;
                 }
+                state.idle.push((number, send));
+            }
+            let next = match receive.recv_timeout(self.keep) {
+                Err(RecvTimeoutError::Timeout) => {
+                    let mut state = self.lock();
+                    let before = state.idle.len();
+                    state.idle.retain(|(other, _)| *other != number);
+                    if state.idle.len() < before {
+                        return;
+                    }
+                    // Somebody took us from the list just now: the job is there, or the list was cleared.
+                    drop(state);
+                    receive.recv().ok()
+                }
+                other => other.ok(),
             };
+            match next {
+                Some(next) => job = next,
+                None => return,
+            }
         }
-        self.lock().threads -= 1;
-        self.ended.notify_all();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crossbeam_channel::bounded;
 
     // PRC-3, PRC-7
     #[test]
@@ -160,7 +178,7 @@ mod tests {
             done.send(()).unwrap();
         });
         let until_idle = |idle| {
-            while threads.shared.lock().idle < idle {
+            while threads.shared.lock().idle.len() < idle {
                 thread::yield_now();
             }
         };
@@ -169,19 +187,44 @@ mod tests {
             finished.recv().unwrap();
             until_idle(1);
         }
-        assert_eq!(threads.count(), 1);
+        assert_eq!(threads.shared.lock().threads, 1);
         threads.run(true).unwrap();
         threads.run(false).unwrap();
         finished.recv().unwrap();
-        assert_eq!(threads.count(), 2);
+        assert_eq!(threads.shared.lock().threads, 2);
         hold.send(()).unwrap();
         until_idle(2);
         threads.run(false).unwrap();
         finished.recv().unwrap();
-        assert_eq!(threads.count(), 2);
+        assert_eq!(threads.shared.lock().threads, 2);
         threads.run(true).unwrap();
         assert!(!threads.join(Deadline::after(Duration::from_millis(1))));
         assert_eq!(threads.run(false), Err(false));
+        drop(hold);
+        assert!(threads.join(Deadline::after(Duration::from_secs(20))));
+    }
+
+    // PRC-7
+    #[test]
+    fn threads_that_a_load_has_started_end_when_it_is_over() {
+        let (hold, held) = bounded::<()>(0);
+        let threads = Threads::keeping(Duration::from_millis(20), "test", move |_: u32| {
+            let _ = held.recv();
+        });
+        for job in 0..20 {
+            threads.run(job).unwrap();
+        }
+        assert_eq!(threads.shared.lock().threads, 20);
+        for _ in 0..20 {
+            hold.send(()).unwrap();
+        }
+        // Work goes on meanwhile, one job at a time.
+        let long = Deadline::after(Duration::from_secs(20));
+        while threads.shared.lock().threads > 2 {
+            assert!(!long.is_over());
+            threads.run(0).unwrap();
+            hold.send(()).unwrap();
+        }
         drop(hold);
         assert!(threads.join(Deadline::after(Duration::from_secs(20))));
     }

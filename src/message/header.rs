@@ -236,7 +236,10 @@ impl HeaderScanner {
         match wanted {
             Wanted::MessageId => self.facts.message_id = Some(identifier(value).to_owned()),
             Wanted::Subject => {
-                let end = value.floor_char_boundary(MAX_SUBJECT);
+                let mut end = value.len().min(MAX_SUBJECT);
+                while !value.is_char_boundary(end) {
+                    end -= 1;
+                }
                 self.facts.subject = Some(value[..end].to_owned());
             }
             Wanted::TlsRequired => {

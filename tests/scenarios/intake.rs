@@ -226,6 +226,7 @@ fn an_early_talker_is_turned_away_where_the_listener_says_so() {
     let house = setup.start_on(bound);
     early.expect("554 5.5.0");
     early.expect_close();
+    drop(early);
     let mut polite = house.client();
     polite.send("MAIL FROM:<>\r\nRCPT TO:<a@b.example>\r\nRSET\r\n");
     for _ in 0..3 {

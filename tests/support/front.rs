@@ -18,7 +18,7 @@ use posthaste::front::listener::{Bound, Front, bind};
 use posthaste::message::QueueId;
 use posthaste::net::deadline::Deadline;
 use posthaste::smtp::address::Domain;
-use posthaste::store::{Filter, ListQuery, Settings, Shown, Sort, Store};
+use posthaste::store::{DestinationKey, Filter, ListQuery, Settings, Shown, Sort, Store};
 
 use super::queue::{TempDir, settings, start};
 
@@ -74,6 +74,11 @@ impl Setup {
             Arc::clone(&fatal),
         )
         .unwrap();
+        // Until the dispatcher has looked at the queue once, it reserves nothing.
+        let probe = DestinationKey(Arc::from("probe.invalid"));
+        while dispatcher.reserve(&probe).is_none() {
+            std::thread::yield_now();
+        }
         let intake = Arc::new(Intake::new(
             live.clone(),
             store.clone(),
