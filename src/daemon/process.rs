@@ -4,7 +4,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Seek, Write};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -46,10 +46,8 @@ pub fn settle_in(foreground: bool) -> Result<(), Error> {
     }
     umask(Mode::from_bits_truncate(0o027));
     // ST-8. The runtime ignores SIGPIPE already; a handler that does nothing lets write(2) answer EFBIG.
-    for signal in [SIGXFSZ] {
-        signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false)))
-            .map_err(|error| Error::System(format!("signal {signal}: {error}")))?;
-    }
+    signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))
+        .map_err(|error| Error::System(format!("SIGXFSZ: {error}")))?;
     Ok(())
 }
 
@@ -106,11 +104,15 @@ impl PidFile {
                 .open(path)
         });
         match opened {
-            Ok(file) => Ok(PidFile {
-                path: path.to_owned(),
-                file,
-                written: false,
-            }),
+            Ok(file) => {
+                // Readable for everybody, whatever the umask; one that is somebody else's keeps its mode.
+                let _ = file.set_permissions(fs::Permissions::from_mode(0o644));
+                Ok(PidFile {
+                    path: path.to_owned(),
+                    file,
+                    written: false,
+                })
+            }
             Err(error) => Err(Error::Config(format!(
                 "pid_file: {}: {error}",
                 path.display()
