@@ -557,13 +557,16 @@ impl Session {
             _ => None,
         });
         let mut data = std::mem::take(&mut self.buffer);
+        let mut searched = 0;
         let end = loop {
             if data.starts_with(b".\r\n") {
                 break 0;
             }
-            if let Some(at) = data.windows(5).position(|w| w == b"\r\n.\r\n") {
-                break at + 2;
+            let fresh = &data[searched..];
+            if let Some(at) = fresh.windows(5).position(|w| w == b"\r\n.\r\n") {
+                break searched + at + 2;
             }
+            searched = data.len().saturating_sub(4);
             if let Some((octets, action)) = &cut
                 && data.len() >= *octets
             {

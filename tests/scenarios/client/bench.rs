@@ -33,7 +33,7 @@ pub struct Bench {
     pub wakes: Receiver<Wake>,
     sender: Option<Sender<Transaction>>,
     workers: Option<Workers>,
-    transport: String,
+    pub transport: String,
 }
 
 /// A message to be delivered.

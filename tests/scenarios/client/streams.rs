@@ -90,14 +90,18 @@ fn large() -> Vec<u8> {
     b"Subject: large\r\n\r\n"
         .iter()
         .copied()
-        .chain(b"0123456789.123456789.123456789.123456789.123456789.12345\r\n".repeat(200_000))
+        .chain(b"0123456789.123456789.123456789.123456789.123456789.12345\r\n".repeat(100_000))
         .collect()
 }
 
 // CL-9, CL-21: a zero window
 #[test]
 fn a_peer_that_does_not_read_the_content_runs_out_of_time() {
-    let mx = Mx::start(Script::new().rule(on(At::Content(1000), Do::Stall)));
+    let mx = Mx::start(
+        Script::new()
+            .small_buffers()
+            .rule(on(At::Content(1000), Do::Stall)),
+    );
     let bench = Bench::with(&[&mx], |config| config.deliver.block_timeout = millis(200));
     let result = bench.deliver(letter(BOB).content(&large()));
     let attempt = result.is(State::Queued, "4.4.2");
@@ -132,7 +136,11 @@ fn an_answer_before_the_end_of_the_content_counts_if_it_is_a_complete_refusal() 
         (Do::Close, State::Queued, "4.4.2"),
         (Do::Reset, State::Queued, "4.4.2"),
     ] {
-        let mx = Mx::start(Script::new().rule(on(At::Content(1000), action.clone())));
+        let mx = Mx::start(
+            Script::new()
+                .small_buffers()
+                .rule(on(At::Content(1000), action.clone())),
+        );
         let result = Bench::new(&[&mx]).deliver(letter(BOB).content(&large()));
         assert_eq!(result.is(state, status).stage, Stage::Content, "{action:?}");
         assert!(!result.may_be_sent_twice(), "{action:?}");
