@@ -167,10 +167,14 @@ impl Attempt<'_> {
             sources: deliver.source_addresses.clone(),
             helo: helo.to_string(),
         };
+        // DV-12, DV-17: after a failure the other family is wanted, and not the session that is at hand.
+        let retried = !self.running.rows[0].dialled.is_empty();
+        let mut usable = host.addresses.clone();
+        usable.retain(|ip| !retried || ip.is_ipv4() == host.addresses[0].is_ipv4());
         let place = self
             .parts
             .pools
-            .place(&key, &host.addresses, &self.config, SLOT_PATIENCE);
+            .place(&key, &usable, &self.config, SLOT_PATIENCE);
         let Some(mut place) = place else {
             self.no_slot();
             return;

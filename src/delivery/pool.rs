@@ -145,22 +145,37 @@ impl Pools {
         let most = u32::try_from(config.limits.connections.max(1)).unwrap_or(u32::MAX);
         let pool = self.pool(key, most, deliver);
         let mut vacant = None;
+        let mut others = Vec::new();
         // r2d2 hands out what came back last first, which is what a pool that should shrink wants.
         while let Some(mut slot) = pool.try_get() {
             if let Some(mut session) = slot.0.take() {
-                let usable = !session
-                    .is_stale(deliver.idle_session.get(), deliver.session_age.get())
-                    && addresses.contains(&session.origin().address.ip())
-                    && session.may_carry_more(deliver)
-                    && !session.is_dead();
-                if usable {
+                let dead = session.is_stale(deliver.idle_session.get(), deliver.session_age.get())
+                    || !session.may_carry_more(deliver)
+                    || session.is_dead();
+                if !dead && addresses.contains(&session.origin().address.ip()) {
                     slot.0 = Some(session);
                     return Some(self.held(slot));
+                }
+                if !dead {
+                    slot.0 = Some(session);
+                    others.push(slot);
+                    continue;
                 }
                 session.drop_politely();
             }
             vacant = Some(slot);
         }
+        if vacant.is_none()
+            && pool.state().connections >= most
+            && let Some(mut other) = others.pop()
+        {
+            // The host's last room is taken by an idle session that is of no use here.
+            if let Some(session) = other.0.take() {
+                session.drop_politely();
+            }
+            vacant = Some(other);
+        }
+        drop(others);
         let slot = match vacant {
             Some(slot) => slot,
             None => pool.get_timeout(patience).ok()?,
