@@ -11,10 +11,10 @@ use super::permit::{Permit, Transaction};
 use super::scan::{PAGE, Read};
 use super::schedule::{Found, Step};
 use super::shared::Shared;
-use super::step_back;
 use super::turns::Pick;
 use crate::clock::Timestamp;
-use crate::policy::retry::Terms;
+use crate::log::Line;
+use crate::policy::retry::{Terms, longest_wait};
 use crate::store::{ClaimAction, ClaimRequest, StoreError};
 
 /// Longest sleep while mail waits for its time, so that a step of the wall clock is noticed (RT-9). Waking to look at
@@ -54,7 +54,6 @@ impl Driver {
             }
             if state.schedule.clock_went_back(now) {
                 drop(state);
-                log::warn!("dispatch result=clock-went-back now={now}");
                 self.recall(now);
                 continue;
             }
@@ -218,10 +217,10 @@ impl Driver {
             let rows = match self.shared.store.due(&pick.key, now, limit) {
                 Ok(rows) => rows,
                 Err(error) => {
-                    log::error!(
-                        "dispatch destination={} result=not-read text={error:?}",
-                        pick.key
-                    );
+                    Line::new("not-read")
+                        .key("destination", &pick.key)
+                        .peer("text", &error.to_string())
+                        .error();
                     return Looked {
                         pick: pick.clone(),
                         batch: Batch::default(),
@@ -269,14 +268,21 @@ impl Driver {
     }
 
     fn failed(&self, what: &str, error: &StoreError, picks: &[Pick], now: Timestamp) {
-        log::error!("dispatch request={what} result=store-failed text={error:?}");
+        Line::new("dispatch-waits")
+            .key("request", what)
+            .peer("text", &error.to_string())
+            .error();
         self.shared.lock().schedule.failed(picks, now);
     }
 
+    /// After the clock was put back nothing waits longer than the longest interval (RT-9).
     fn recall(&self, now: Timestamp) {
         let config = self.shared.config.get();
-        if let Err(error) = step_back::recall(&self.shared.store, &config, now) {
-            log::error!("dispatch request=recall result=store-failed text={error:?}");
+        let longest = longest_wait(&config.retry.intervals, config.retry.jitter);
+        match self.shared.store.pull_in(now.plus(longest)) {
+            Ok(0) => {}
+            Ok(count) => Line::new("clock-went-back").num("rcpts", count).warn(),
+            Err(error) => self.failed("pull-in", &error, &[], now),
         }
     }
 }

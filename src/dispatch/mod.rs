@@ -14,7 +14,6 @@ mod permit;
 pub mod scan;
 pub mod schedule;
 mod shared;
-mod step_back;
 pub mod turns;
 pub mod watchdog;
 #[cfg(test)]
@@ -194,9 +193,15 @@ impl Dispatcher {
 fn watch(shared: &Shared, leash: &Receiver<()>, fatal: &Fatal) {
     let mut dog = Watchdog::default();
     while leash.recv_timeout(PACE) == Err(RecvTimeoutError::Timeout) {
-        let (could_go, progress) = shared.lock().schedule.watch();
+        let (could_go, progress, in_flight) = {
+            let state = shared.lock();
+            let (could_go, progress) = state.schedule.watch();
+            (could_go, progress, state.schedule.load().0)
+        };
         if dog.look(could_go, progress) {
-            log::error!("dispatch result=stalled text=\"due mail makes no progress\"");
+            Line::new("stalled")
+                .num("in-flight", in_flight as i64)
+                .error();
             fatal("due mail makes no progress although workers are free");
             return;
         }

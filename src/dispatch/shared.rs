@@ -13,6 +13,7 @@ use super::schedule::Schedule;
 use super::{DestinationSnapshot, Snapshot, Wake};
 use crate::clock::{Clock, Timestamp};
 use crate::config::Live;
+use crate::log::Line;
 use crate::store::{DestinationKey, Store};
 
 /// What the handles, the permits and the thread share.
@@ -124,7 +125,10 @@ impl Shared {
             let id = transaction.head.id;
             if let Err(error) = self.store.unclaim(id, &numbers, due) {
                 // Still claimed: in doubt at the next start, and tried again then.
-                log::error!("dispatch qid={id} result=not-unclaimed text={error:?}");
+                Line::new("not-unclaimed")
+                    .key("qid", id)
+                    .peer("text", &error.to_string())
+                    .error();
             }
         }
     }
@@ -163,7 +167,7 @@ impl Shared {
                 push_back: active.push_back.map(str::to_owned),
             })
             .collect();
-        let blocks = std::sync::Arc::clone(state.schedule.blocks());
+        let blocks = Arc::clone(state.schedule.blocks());
         drop(state);
         destinations.sort_by(|a, b| a.key.cmp(&b.key));
         Snapshot {
