@@ -29,6 +29,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::clock::{Clock, Timestamp};
 use crate::config::Live;
+use crate::log::Line;
 use crate::store::{DestinationKey, DueRecipient, Pause, PauseScope, Store};
 use driver::Driver;
 use shared::Shared;

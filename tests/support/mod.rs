@@ -4,4 +4,5 @@ pub mod daemon;
 pub mod dns;
 pub mod front;
 pub mod mx;
+pub mod office;
 pub mod queue;
