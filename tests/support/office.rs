@@ -196,6 +196,8 @@ impl Office {
             destination: transaction.destination.clone(),
             attempt: attempt(verdict(row), transaction.claimed_at),
             poison: false,
+            delay_due: None,
+            unconfirmed: false,
         };
         let outcomes: Vec<Outcome> = transaction.recipients.iter().map(outcome).collect();
         let nexts: Vec<Timestamp> = outcomes
