@@ -1,5 +1,7 @@
 //! Scenarios: SMTP sessions over real sockets into a real queue.
 
+use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use posthaste::clock::Timestamp;
@@ -10,7 +12,9 @@ use posthaste::net::deadline::Deadline;
 use posthaste::smtp::address::{Domain, Mailbox};
 use posthaste::store::{State, Store};
 
+use crate::support::daemon::{PATIENCE, Process, write_config};
 use crate::support::front::{Client, House, Setup};
+use crate::support::queue::TempDir;
 
 const MESSAGE: &str = "From: joe@src.example\r\nSubject: hello\r\n there\r\n\r\nbody\r\n";
 
@@ -726,4 +730,58 @@ fn a_listener_that_cannot_be_bound_says_why() {
         let v6 = ListenAddress::Tcp((std::net::Ipv6Addr::UNSPECIFIED, v4.port()).into());
         Bound::new(&Listen::at(v6), None).unwrap();
     }
+}
+
+// PRC-5, IN-29
+#[test]
+fn short_of_descriptors_clients_are_turned_away_and_the_rest_goes_on() {
+    let dir = Arc::new(TempDir::new());
+    let file = write_config(&dir, "");
+    let mut command = Command::new("sh");
+    let script = "ulimit -n 64; exec \"$0\" -F -f \"$1\"";
+    command
+        .args(["-c", script, env!("CARGO_BIN_EXE_posthasted")])
+        .arg(file);
+    let process = Process::spawn(dir, command);
+    process.wait_for(" start ");
+    let mut sessions = Vec::new();
+    let turned_away = loop {
+        assert!(sessions.len() < 64);
+        let mut client = Client::unix(&process.unix());
+        let greeting = client.reply().unwrap();
+        if !greeting.starts_with("220") {
+            break greeting;
+        }
+        sessions.push(client);
+    };
+    assert!(turned_away.starts_with("421 4.3.2"), "{turned_away}");
+    assert!(
+        sessions.len() > 4,
+        "64 are enough to run slowly: {}",
+        sessions.len()
+    );
+    assert_eq!(
+        process
+            .control("version\nquit\n")
+            .last()
+            .map(String::as_str),
+        Some("OK bye")
+    );
+    // Those that are in are served, into the database.
+    let first = &mut sessions[0];
+    first.ask("EHLO x", "250");
+    first.open();
+    first.content(MESSAGE, "250 2.0.0");
+    drop(sessions);
+    // The last ones to leave give their descriptors back in their own time.
+    let long = Deadline::after(PATIENCE);
+    while !Client::unix(&process.unix())
+        .reply()
+        .unwrap()
+        .starts_with("220")
+    {
+        assert!(!long.is_over());
+        std::thread::yield_now();
+    }
+    process.stop();
 }
