@@ -7,7 +7,7 @@ use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -1193,4 +1193,46 @@ fn the_outcome_that_was_committed_first_stands() {
     }
     assert_eq!(fixture.states(id), [State::Delivered]);
     assert_eq!(fixture.last("list state=delivered"), "OK 1");
+}
+
+// CTL-9, CTL-23, design.md 10
+#[test]
+fn the_examples_of_the_manuals_work_when_pasted() {
+    let fixture = Fixture::new();
+    let socket = fixture.path.to_str().unwrap();
+    let as_tool = format!(
+        "posthaste() {{ {} -s {socket} \"$@\"; }}; ",
+        env!("CARGO_BIN_EXE_posthaste")
+    );
+    let mut tried = 0;
+    for page in ["posthaste-control.5", "posthaste.8"] {
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("man").join(page);
+        let text = std::fs::read_to_string(page).unwrap();
+        let examples = text.split_once(".Sh EXAMPLES").unwrap().1;
+        let shell = |line: &&str| {
+            let posthaste = line.starts_with("posthaste ") && !line.contains(" -f ");
+            posthaste || line.contains("| nc ")
+        };
+        for line in examples.lines().filter(shell) {
+            fixture.queue.add(&["bob@example.org", "ann@slow.example"]);
+            fixture.last("hold to=ann");
+            let line = line
+                .replace("\\e", "\\")
+                .replace("/run/posthaste/control", socket);
+            // Ids of the examples are not those of this queue: nothing matched is an answer too.
+            let output = Command::new("sh")
+                .args(["-c", &format!("{as_tool}{line}")])
+                .output()
+                .unwrap();
+            assert!(
+                matches!(output.status.code(), Some(0 | 1)),
+                "{line}: {output:?}"
+            );
+            assert!(output.stderr.is_empty(), "{line}: {output:?}");
+            let text = String::from_utf8(output.stdout).unwrap();
+            assert!(!text.contains("ERR "), "{line}: {text}");
+            tried += 1;
+        }
+    }
+    assert!(tried > 8, "{tried} examples");
 }

@@ -280,3 +280,48 @@ fn quit(_: &Call<'_>, args: Args, _: &mut Reply<'_>) -> Result<Done, Stop> {
     args.finish()?;
     Ok(Done::Bye)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::filter;
+    use super::TABLE;
+
+    const MANUAL: &str = include_str!("../../../../man/posthaste-control.5");
+
+    // CTL-9, CTL-26
+    #[test]
+    fn every_verb_and_every_word_of_a_filter_is_in_the_manual() {
+        for verb in TABLE {
+            let entry = format!("\n.It Cm {}", verb.name);
+            let there = MANUAL
+                .split(&entry)
+                .skip(1)
+                .any(|rest| rest.starts_with([' ', '\n']));
+            assert!(there, "{} is not in the manual", verb.name);
+            // The words of its usage as well, but for the notation.
+            let words = verb
+                .usage
+                .split(|c: char| !c.is_ascii_lowercase() && c != '-');
+            for word in words.filter(|word| word.len() > 1 && !word.starts_with('-')) {
+                assert!(
+                    MANUAL.contains(word),
+                    "{word} of {} is not there",
+                    verb.name
+                );
+            }
+        }
+        for word in filter::WORDS.split(' ') {
+            let entry = format!("Cm {word} Ns = Ns Ar");
+            assert!(MANUAL.contains(&entry), "{word} is not in the manual");
+        }
+    }
+
+    // CTL-9
+    #[test]
+    fn the_manual_of_the_tool_lists_the_verbs() {
+        let manual = include_str!("../../../../man/posthaste.8");
+        for verb in TABLE.iter().filter(|verb| verb.name != "quit") {
+            assert!(manual.contains(verb.name), "{}", verb.name);
+        }
+    }
+}
