@@ -10,6 +10,7 @@ mod dispatch;
 mod dns;
 mod hosts;
 mod intake;
+mod notices;
 mod process;
 mod retry;
 mod sendmail;

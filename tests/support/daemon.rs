@@ -464,3 +464,18 @@ pub fn within<T: Send + 'static>(what: &str, call: impl FnOnce() -> T + Send + '
         .recv_timeout(PATIENCE)
         .unwrap_or_else(|error| panic!("{what}: {error}"))
 }
+
+/// Hands in a message with these MAIL and RCPT lines, parameters and all.
+pub fn submission(daemon: &TestDaemon, mail: &str, rcpt: &[&str], content: &str) {
+    let mut smtp = Smtp::connect(daemon.smtp());
+    let lines = ["EHLO client.example", mail];
+    for line in lines.iter().chain(rcpt) {
+        let answer = smtp.say(line);
+        assert!(answer.starts_with("250"), "{line}: {answer}");
+    }
+    assert!(smtp.say("DATA").starts_with("354"));
+    smtp.send(content);
+    let answer = smtp.say(".");
+    assert!(answer.starts_with("250"), "{answer}");
+    smtp.say("QUIT");
+}
