@@ -176,6 +176,8 @@ impl control::Host for Host {
             ("in-flight", going.in_flight.to_string()),
             ("sessions", self.sessions().to_string()),
             ("log-lost", lost.to_string()),
+            // SEC-12
+            ("unsafe", self.live.get().warnings().join("; ")),
         ]
     }
 }

@@ -74,6 +74,7 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
     process::leave_directory()?;
 
     let log = Log::start(&config.log)?;
+    log_panics();
     let keep_stderr = config.log.to == LogTo::Stderr;
     let setup = Setup {
         clock: Clock::system(),
@@ -126,6 +127,21 @@ fn source(file: PathBuf, foreground: bool) -> Source {
         }
         Ok(config)
     })
+}
+
+/// A panic is one line of the log wherever it happens; what becomes of its thread is decided there (PRC-3). Without this
+/// it would be words on a standard error that is /dev/null.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        let payload = info.payload();
+        let words = payload.downcast_ref::<&str>().copied();
+        let words = words.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        Line::new("panic")
+            .key("thread", std::thread::current().name().unwrap_or("unnamed"))
+            .opt("at", info.location())
+            .peer("text", words.unwrap_or("no words"))
+            .error();
+    }));
 }
 
 /// Ends the process at once, from whatever thread finds that it must (PRC-3).

@@ -10,7 +10,9 @@ use std::process::Output;
 
 use posthaste::config::{Config, Setting, settings};
 
-use crate::support::daemon::{TestDaemon, config, posthasted, run, write_config};
+use crate::support::daemon::{
+    Process, TestDaemon, config, control, control_path, posthasted, run, within, write_config,
+};
 use crate::support::queue::TempDir;
 
 fn sample() -> String {
@@ -95,6 +97,60 @@ fn the_sample_shows_every_key_at_its_default_and_no_other() {
         shown.is_empty(),
         "the sample has keys that do not exist: {shown:?}"
     );
+}
+
+// CFG-9, CFG-10, CFG-11, CFG-12, CFG-13, CFG-14, CFG-15, CFG-16, CFG-17, CFG-23
+#[test]
+fn the_defaults_are_the_decided_ones() {
+    // Written a second time on purpose: a default that moves has to move here too.
+    let decided = r#"
+        [] user = "posthaste", group = "posthaste", workers = 64, pid_file = "/run/posthaste/pid"
+        [] shutdown_grace = "30s", local_mail_to = ""
+        [queue] path = "/var/lib/posthaste", min_free = "64MiB", reserve = "8MiB", max_messages = 0, poison_limit = 3
+        [queue] in_doubt = "retry", disabled_senders = []
+        [intake] max_message_size = "50MiB", max_header = "1MiB", max_recipients = 1000, sessions = 200
+        [intake] sessions_per_client = 50, command_line = 2048, idle_timeout = "5m", session_timeout = "1h"
+        [intake] max_errors = 10, max_hops = 50, memory = "256MiB"
+        [listen] role = "relay", tls = "none", auth = "none", bare_newline = "normalize", early_talk = "accept"
+        [listen] mode = 0o666
+        [control] path = "/run/posthaste/control", mode = 0o660, tcp = "", clients = 32
+        [log] to = "syslog", level = "info", format = "text"
+        [retry] jitter = 0.1, lifetime = "5d"
+        [deliver] dial_timeout = "30s", host_timeout = "1m", command_timeout = "5m", data_timeout = "2m"
+        [deliver] block_timeout = "3m", dot_timeout = "10m", quit_timeout = "5s", total_timeout = "10m"
+        [deliver] attempt_timeout = "30m", smtp_port = 25, max_mx = 5, max_addresses = 10, family = "alternate"
+        [deliver] source_addresses = [], allow_private = false, address_literals = false, without_8bitmime = "send"
+        [deliver] pipelining = true, idle_session = "30s", session_age = "5m", session_messages = 100
+        [dns] servers = [], trusted = ["loopback"], query_timeout = "5s", total_timeout = "30s", cache_entries = 10000
+        [dns] cache_ttl = "1d", negative_ttl = "15m"
+        [limits] connections = 20, recipients = 100
+        [dsn] from = "postmaster@HOSTNAME", postmaster = "", lifetime = "2d", return = "headers"
+        [dsn] return_max = "256KiB", collect = "5s", per_sender = "100/1h"
+        [route] min_attempts = 0"#;
+    let settings = settings();
+    for line in decided.lines().skip(1) {
+        let (table, keys) = line.trim().split_once("] ").unwrap();
+        for assignment in keys.split(", ") {
+            let (key, default) = assignment.split_once(" = ").unwrap();
+            let table = table.trim_start_matches('[');
+            let found = settings.iter().find(|s| s.table == table && s.key == key);
+            assert_eq!(
+                found.and_then(|s| s.default),
+                Some(default),
+                "[{table}] {key}"
+            );
+        }
+    }
+    let long = |key: &str| {
+        settings
+            .iter()
+            .find(|s| s.key == key)
+            .and_then(|s| s.default)
+    };
+    let intervals = r#"["7m30s", "15m", "30m", "1h", "2h", "4h", "8h", "16h"]"#;
+    assert_eq!(long("intervals"), Some(intervals));
+    assert_eq!(long("delay_notices"), Some(r#"["4h", "24h", "72h"]"#));
+    assert_eq!(long("relay_from"), Some(r#"["loopback", "unix"]"#));
 }
 
 // CFG-4
@@ -399,4 +455,61 @@ fn a_socket_path_that_is_something_else_stops_the_start_and_is_untouched() {
         );
         assert!(fs::symlink_metadata(&path).unwrap().is_symlink());
     }
+}
+
+// CFG-6
+#[test]
+fn a_changed_setting_applies_to_mail_that_is_queued_already() {
+    use crate::support::dns::DnsServer;
+    use crate::support::mx::{Mx, Script};
+    let (dns, mx) = (DnsServer::start(), Mx::start(Script::default()));
+    dns.a("dest.test", "127.0.0.1");
+    let more = |allowed: bool| {
+        let (server, port) = (dns.addr(), mx.port());
+        format!(
+            "[dns]\nservers = [\"{server}\"]\n[deliver]\nsmtp_port = {port}\nallow_private = {allowed}\n"
+        )
+    };
+    let daemon = TestDaemon::start(&more(false));
+    daemon.submit(
+        "ann@here.test",
+        &["bob@dest.test"],
+        "Subject: hi\n\nhello\n",
+    );
+    let path = control_path(daemon.dir.path());
+    within("the first attempt", move || {
+        while !control(&path, "list")[0].contains("allow_private") {
+            std::thread::yield_now();
+        }
+    });
+    assert_eq!(mx.connections(), 0);
+    daemon.rewrite(&more(true));
+    assert_eq!(
+        daemon.control("reload"),
+        ["changed=deliver.allow_private", "OK reloaded"]
+    );
+    daemon.control("kick all");
+    assert_eq!(mx.next_transaction().recipients(), ["bob@dest.test"]);
+}
+
+// SEC-12
+#[test]
+fn what_weakens_safety_is_logged_at_the_start_and_shown_by_stats() {
+    let more = "[deliver]\nallow_private = true\n";
+    let daemon = Process::start(more);
+    assert!(
+        daemon
+            .control("stats")
+            .join("\n")
+            .contains("deliver.allow_private")
+    );
+    let (_, dir) = daemon.stop();
+    let mut command = posthasted();
+    command
+        .arg("-F")
+        .arg("-f")
+        .arg(dir.path().join("posthaste.toml"));
+    let daemon = Process::spawn(dir, command);
+    assert!(daemon.wait_for(" unsafe ").contains(" warn "));
+    daemon.wait_for(" start ");
 }

@@ -38,8 +38,8 @@ pub trait Host: Send + Sync {
         Vec::new()
     }
 
-    /// What `stats` shows besides the numbers of the store and the warnings of the configuration, as keys and values:
-    /// workers, transactions in flight, open sessions. Keys are an interface: added, never renamed.
+    /// What `stats` shows besides the numbers of the store, as keys and values: workers, transactions in flight, open
+    /// sessions, what weakens safety (SEC-12). Keys are an interface: added, never renamed.
     fn facts(&self) -> Vec<(&'static str, String)> {
         Vec::new()
     }
