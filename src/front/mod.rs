@@ -7,6 +7,7 @@ pub mod listener;
 mod memory;
 pub mod notices;
 pub mod refusal;
+mod relay;
 mod smtp;
 mod stop;
 mod threads;
