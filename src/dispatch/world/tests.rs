@@ -1,0 +1,133 @@
+//! What is demanded of the schedule in the model world.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn event() -> impl Strategy<Value = Event> {
+    let ms = prop_oneof![Just(0u32), 1u32..120_000];
+    prop_oneof![
+        6 => (0usize..40, 1usize..20, prop_oneof![3 => Just(0u32), 1 => 1u32..600_000])
+            .prop_map(|(d, n, delay)| Event::Submit(d, n, delay)),
+        6 => (0u32..400_000).prop_map(Event::Advance),
+        2 => (0usize..40, ms.clone()).prop_map(|(d, ms)| Event::Kick(d, ms)),
+        2 => (0usize..500).prop_map(Event::Hold),
+        1 => (0usize..500).prop_map(Event::Release),
+        1 => (0usize..500).prop_map(Event::Drop),
+        1 => (proptest::option::of(0usize..40), ms).prop_map(|(d, ms)| Event::Pause(d, ms)),
+        1 => Just(Event::Resume),
+        1 => prop_oneof![-90_000i32..90_000, -5i32..5].prop_map(Event::Step),
+        1 => (1u8..6).prop_map(Event::Fault),
+        1 => (1u32..600).prop_map(Event::Lifetime),
+    ]
+}
+
+fn run(size: Size, seed: u64, events: &[Event]) -> World {
+    let mut world = World::new(size, seed);
+    world.drive();
+    for event in events {
+        world.apply(event);
+    }
+    world.finish();
+    world
+}
+
+fn size() -> impl Strategy<Value = Size> {
+    let line = prop_oneof![Just(4096usize), 1usize..12];
+    (1usize..12, 1usize..8, 1usize..24, line).prop_map(|(workers, window, destinations, line)| {
+        Size {
+            workers,
+            window,
+            destinations,
+            line,
+        }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 96,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    // RT-12, SC-1, SC-2, SC-3, SC-11
+    #[test]
+    fn whatever_happens_every_message_ends_and_no_limit_is_passed(
+        size in size(),
+        seed: u64,
+        events in proptest::collection::vec(event(), 1..60),
+    ) {
+        run(size, seed, &events);
+    }
+
+    #[test]
+    fn the_same_events_lead_to_the_same_turns(
+        size in size(),
+        seed: u64,
+        events in proptest::collection::vec(event(), 1..20),
+    ) {
+        let first = run(size, seed, &events);
+        let second = run(size, seed, &events);
+        prop_assert_eq!(first.diary, second.diary);
+    }
+}
+
+// SC-2
+#[test]
+fn a_thousand_messages_to_one_dead_destination_delay_no_other() {
+    let size = Size {
+        workers: 8,
+        window: 20,
+        destinations: 50,
+        line: 4096,
+    };
+    let mut world = World::new(size, 7);
+    world.slow = Some(0);
+    world.drive();
+    world.apply(&Event::Submit(0, 1000, 0));
+    world.advance(60_000);
+    for destination in 1..50 {
+        world.apply(&Event::Submit(destination, 1, 0));
+    }
+    world.advance(5_000);
+    let others = &world.messages[1000..];
+    assert!(others.iter().all(|m| m.attempts > 0));
+}
+
+// SC-2, SC-12
+#[test]
+fn a_full_line_and_paused_destinations_hide_nobody_and_are_not_read_again() {
+    let size = Size {
+        workers: 4,
+        window: 2,
+        destinations: 300,
+        line: 60,
+    };
+    let mut world = World::new(size, 3);
+    for destination in 0..300 {
+        if destination < 120 {
+            let scope = PauseScope::Domain(key(destination).to_string());
+            let pause = Pause {
+                since: world.now(),
+                until: None,
+                reason: String::new(),
+            };
+            world.pauses.push((scope, pause));
+        }
+        for _ in 0..2 {
+            world.submit_quietly(destination);
+        }
+    }
+    world.drive();
+    while world.messages[599].attempts == 0 {
+        let at = world.next_happening().expect("the last is served too");
+        world.advance(at - world.mono);
+    }
+    assert!(world.messages[..240].iter().all(|m| m.attempts == 0));
+    world.advance(3_600_000);
+    let before = world.queries;
+    world.apply(&Event::Submit(299, 1, 1));
+    world.advance(1);
+    assert!(world.queries - before <= 3, "the paused are not read again");
+}
