@@ -145,40 +145,29 @@ impl Pools {
         let most = u32::try_from(config.limits.connections.max(1)).unwrap_or(u32::MAX);
         let pool = self.pool(key, most, deliver);
         let mut vacant = None;
+        // Idle sessions that will do for somebody else; held until there is a slot, or they would be it.
         let mut others = Vec::new();
         // r2d2 hands out what came back last first, which is what a pool that should shrink wants.
         while let Some(mut slot) = pool.try_get() {
-            if let Some(mut session) = slot.0.take() {
-                let dead = session.is_stale(deliver.idle_session.get(), deliver.session_age.get())
-                    || !session.may_carry_more(deliver)
-                    || session.is_dead();
-                if !dead && addresses.contains(&session.origin().address.ip()) {
-                    slot.0 = Some(session);
-                    return Some(self.held(slot));
-                }
-                if !dead {
-                    slot.0 = Some(session);
-                    others.push(slot);
-                    continue;
-                }
-                session.drop_politely();
+            match fitness(&mut slot, addresses, deliver) {
+                Fitness::Good => return Some(self.held(slot)),
+                Fitness::ElsewhereOnly => others.push(slot),
+                Fitness::None => vacant = Some(slot),
             }
-            vacant = Some(slot);
         }
-        if vacant.is_none()
-            && pool.state().connections >= most
-            && let Some(mut other) = others.pop()
-        {
-            // The host's last room is taken by an idle session that is of no use here.
-            if let Some(session) = other.0.take() {
-                session.drop_politely();
-            }
-            vacant = Some(other);
+        if vacant.is_none() && pool.state().connections >= most {
+            // The host's last room may be taken by an idle session that is of no use here.
+            vacant = others.pop().map(emptied);
         }
-        drop(others);
         let slot = match vacant {
             Some(slot) => slot,
-            None => pool.get_timeout(patience).ok()?,
+            None => {
+                let mut slot = pool.get_timeout(patience).ok()?;
+                match fitness(&mut slot, addresses, deliver) {
+                    Fitness::ElsewhereOnly => emptied(slot),
+                    Fitness::Good | Fitness::None => slot,
+                }
+            }
         };
         Some(self.held(slot))
     }
@@ -313,6 +302,45 @@ impl Inner {
         state.watched = !state.pools.is_empty();
         state.watched.then(|| tick(idle))
     }
+}
+
+/// What the session in a slot is good for.
+enum Fitness {
+    /// It can be used.
+    Good,
+    /// It is alive, but to an address that is not wanted now.
+    ElsewhereOnly,
+    /// There is none, or none any more.
+    None,
+}
+
+/// Looks at the session in a slot, and closes one that is past use (CL-8, CL-24).
+fn fitness(slot: &mut Slot, addresses: &[IpAddr], deliver: &Deliver) -> Fitness {
+    let Some(mut session) = slot.0.take() else {
+        return Fitness::None;
+    };
+    let past = session.is_stale(deliver.idle_session.get(), deliver.session_age.get())
+        || !session.may_carry_more(deliver)
+        || session.is_dead();
+    if past {
+        session.drop_politely();
+        return Fitness::None;
+    }
+    let wanted = addresses.contains(&session.origin().address.ip());
+    slot.0 = Some(session);
+    if wanted {
+        Fitness::Good
+    } else {
+        Fitness::ElsewhereOnly
+    }
+}
+
+/// Closes the session in a slot.
+fn emptied(mut slot: PooledConnection<Slots>) -> PooledConnection<Slots> {
+    if let Some(session) = slot.0.take() {
+        session.drop_politely();
+    }
+    slot
 }
 
 /// How often idle sessions are looked at: often enough to keep `idle_session` in the eye of a peer.

@@ -1,6 +1,8 @@
 //! Workers in this process with a real queue, a name server and scripted MX hosts; transactions are claimed and handed
 //! to them by hand.
 
+#![allow(clippy::unwrap_used)] // a test that cannot set up its workers has failed
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
