@@ -19,7 +19,7 @@ use super::shared::{Fatal, Shared};
 use super::writer::Gate;
 
 /// Frames over which the writer is asked to stand: 64 MiB.
-const LARGE: i64 = 16_384;
+pub(super) const LARGE: i64 = 16_384;
 
 /// ST-14.
 const HUGE: u64 = 256 << 20;
@@ -34,11 +34,13 @@ pub(super) struct Checkpointer {
     pub(super) gates: Sender<Gate>,
     pub(super) database: PathBuf,
     pub(super) wal: PathBuf,
+    /// Frames over which the writer is asked to stand.
+    pub(super) large: i64,
 }
 
 /// Serves until `stop` disconnects.
 pub(super) fn run(this: &Checkpointer, wake: &Receiver<()>, stop: &Receiver<()>) {
-    let files = [identity(&this.database), identity(&this.wal)];
+    let files = Identities::of(this);
     let mut warned = false;
     loop {
         select! {
@@ -55,14 +57,30 @@ pub(super) fn run(this: &Checkpointer, wake: &Receiver<()>, stop: &Receiver<()>)
             }
             default(WATCH) => {}
         }
-        for (path, was) in [&this.database, &this.wal].into_iter().zip(&files) {
-            let is = identity(path);
-            if was.is_some() && is != *was && !this.shared.closed.load(Ordering::Acquire) {
-                let text = format!("{} was removed or replaced", path.display());
-                this.shared.end(Fatal::Io(text));
-                return;
-            }
+        if let Some(path) = files.replaced()
+            && !this.shared.closed.load(Ordering::Acquire)
+        {
+            let text = format!("{} was removed or replaced", path.display());
+            this.shared.end(Fatal::Io(text));
+            return;
         }
+    }
+}
+
+/// The files as they were at start, by device and inode (ST-12).
+struct Identities([(PathBuf, Option<(u64, u64)>); 2]);
+
+impl Identities {
+    fn of(this: &Checkpointer) -> Identities {
+        Identities([&this.database, &this.wal].map(|path| (path.clone(), identity(path))))
+    }
+
+    /// A file that is not there any more, or not the one that was.
+    fn replaced(&self) -> Option<&Path> {
+        self.0
+            .iter()
+            .find(|(path, was)| was.is_some() && identity(path) != *was)
+            .map(|(path, _)| path.as_path())
     }
 }
 
@@ -81,7 +99,7 @@ fn copy(this: &Checkpointer) -> bool {
     let Some((frames, copied)) = passive(this) else {
         return !this.shared.closed.load(Ordering::Acquire);
     };
-    if frames < LARGE || copied == frames {
+    if frames < this.large || copied == frames {
         return true;
     }
     let (ready, stands) = bounded(1);
@@ -126,4 +144,96 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 /// Size of the log.
 pub(super) fn wal_size(path: &Path) -> u64 {
     std::fs::metadata(path).map_or(0, |metadata| metadata.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::message::QueueId;
+    use crate::store::open::{self, Role};
+    use crate::store::reply::reply;
+    use crate::store::testing::{TempDir, writable};
+    use crate::store::writer::{Job, Op, Writer};
+
+    // ST-12
+    #[test]
+    fn a_database_or_log_that_is_removed_or_replaced_is_noticed() {
+        for index in 0..2 {
+            let directory = TempDir::new();
+            let (files, conn, shared) = writable(&directory);
+            conn.execute("UPDATE queue SET clean = 1", []).unwrap();
+            let (gates, _) = bounded(1);
+            let this = Checkpointer {
+                conn: open::connect(&files.database, Role::Checkpointer).unwrap(),
+                shared,
+                gates,
+                database: files.database.clone(),
+                wal: files.wal.clone(),
+                large: LARGE,
+            };
+            let were = Identities::of(&this);
+            assert_eq!(were.replaced(), None);
+            let path = [&files.database, &files.wal][index];
+            std::fs::copy(path, directory.path().join("copy")).unwrap();
+            std::fs::remove_file(path).unwrap();
+            assert_eq!(were.replaced(), Some(path.as_path()));
+            std::fs::rename(directory.path().join("copy"), path).unwrap();
+            assert_eq!(were.replaced(), Some(path.as_path()));
+        }
+    }
+
+    // ST-2, ST-14
+    #[test]
+    fn a_large_log_stops_the_writer_for_a_moment_and_begins_anew_when_no_reader_needs_it() {
+        let directory = TempDir::new();
+        let (files, conn, shared) = writable(&directory);
+        let (gates, asked) = bounded(1);
+        let this = Checkpointer {
+            conn: open::connect(&files.database, Role::Checkpointer).unwrap(),
+            shared: Arc::clone(&shared),
+            gates,
+            database: files.database.clone(),
+            wal: files.wal.clone(),
+            large: 64,
+        };
+        let reader = open::connect(&files.database, Role::Reader).unwrap();
+        let (requests, taken) = bounded(4);
+        std::thread::scope(|scope| {
+            let seen = Arc::clone(&shared);
+            scope.spawn(move || {
+                let mut writer = Writer::new(&conn, Clock::system(), seen).unwrap();
+                writer.run(&taken, &asked);
+            });
+            let write = |id| {
+                let (reply, answer) = reply();
+                let op = Op::Stage {
+                    id: QueueId::new(id).unwrap(),
+                    first: 0,
+                    data: vec![b'x'; 400_000],
+                };
+                requests.send(Job { op, reply }).unwrap();
+                answer.wait().unwrap();
+                shared.frames.load(Ordering::Relaxed)
+            };
+            let snapshot = reader.unchecked_transaction().unwrap();
+            let count = |conn: &Connection| -> i64 {
+                conn.query_row("SELECT count(*) FROM chunk", [], |row| row.get(0))
+                    .unwrap()
+            };
+            assert_eq!(count(&snapshot), 0);
+            let first = write(1);
+            assert!(first > this.large);
+            // The writer stood and goes on, though the reader keeps the log from beginning anew.
+            assert!(copy(&this));
+            let second = write(2);
+            assert!(second > first);
+            assert_eq!(count(&snapshot), 0);
+            drop(snapshot);
+            assert!(copy(&this));
+            assert!(write(3) < second);
+            assert_eq!(count(&reader), 6);
+            drop(requests);
+        });
+    }
 }

@@ -77,6 +77,7 @@ impl Inner {
             gates,
             database: files.database.clone(),
             wal: files.wal.clone(),
+            large: checkpoint::LARGE,
         };
         let (requests, taken) = bounded(WAITING_REQUESTS);
         let (stop, stopped) = bounded(0);

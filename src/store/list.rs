@@ -141,7 +141,11 @@ pub(super) fn list(
         last = Some((row.get(0).map_err(sql)?, id));
         match recipient_with_head(row, &page.rows) {
             Ok(read) => page.rows.push(read),
-            Err(damage) => due::note_damage(&mut damaged, id, damage),
+            // Once it is held there is no more to be done.
+            Err(damage) if row.get(3).is_ok_and(|state: i64| state == 0) => {
+                due::note_damage(&mut damaged, id, damage);
+            }
+            Err(_) => {}
         }
     }
     Ok((page, damaged))
@@ -457,4 +461,103 @@ pub(super) fn oldest(conn: &Connection) -> Result<Option<Timestamp>, StoreError>
         .and_then(|mut statement| statement.query_row([], |row| row.get(0)).optional())
         .map_err(sql)?;
     Ok(found.map(Timestamp::from_millis))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::schema;
+    use crate::store::statements::tests::plan;
+
+    fn database() -> Connection {
+        let mut conn = Connection::open_in_memory().unwrap();
+        schema::migrate(&mut conn).unwrap();
+        conn
+    }
+
+    fn query(sort: Sort, filter: Filter, cursor: Option<&str>) -> ListQuery {
+        ListQuery {
+            filter,
+            sort,
+            descending: false,
+            limit: 100,
+            cursor: cursor.map(str::to_owned),
+        }
+    }
+
+    // Q-20, CTL-7
+    #[test]
+    fn the_default_list_and_its_later_pages_go_along_an_index() {
+        let conn = database();
+        for cursor in [None, Some("5.7")] {
+            let (text, _) = list_sql(&query(Sort::Next, Filter::default(), cursor), 100).unwrap();
+            let plan = plan(&conn, &text);
+            assert!(plan[0].contains("USING INDEX recipient_next"), "{plan:?}");
+            assert!(
+                plan.iter().all(|step| !step.contains("TEMP B-TREE")),
+                "{plan:?}"
+            );
+            assert!(
+                plan[1..].iter().all(|step| step.starts_with("SEARCH")),
+                "{plan:?}"
+            );
+            if cursor.is_some() {
+                assert!(plan[0].starts_with("SEARCH"), "{plan:?}");
+            }
+        }
+    }
+
+    // Q-20, CTL-11
+    #[test]
+    fn recipients_named_by_id_are_found_by_key() {
+        let conn = database();
+        let filter = Filter {
+            ids: vec![
+                (QueueId::new(4).unwrap(), None),
+                (QueueId::new(9).unwrap(), Some(1)),
+            ],
+            ..Filter::default()
+        };
+        let (listed, _) = list_sql(&query(Sort::Next, filter.clone(), None), 100).unwrap();
+        let (counted, _) = count_sql(&filter, None, Timestamp::from_secs(1));
+        for text in [listed, counted] {
+            let plan = plan(&conn, &text);
+            let recipients = plan.iter().find(|step| step.contains(" r ")).unwrap();
+            assert!(
+                recipients.contains("SEARCH r USING INTEGER PRIMARY KEY"),
+                "{plan:?}"
+            );
+        }
+    }
+
+    //
+    #[test]
+    fn what_the_dispatcher_and_stats_ask_is_found_by_index() {
+        let conn = database();
+        let texts = [
+            due::DESTINATIONS.to_owned(),
+            due::NEXT_DUE.into(),
+            due::LEVEL.into(),
+            due::rows_sql(),
+            due::head_sql(),
+            OLDEST.into(),
+            STATE_WINDOWS[0].into(),
+        ];
+        for text in texts {
+            for step in plan(&conn, &text) {
+                let constant = step.starts_with("SCAN (") || step.starts_with("SCAN CONSTANT");
+                assert!(!step.starts_with("SCAN") || constant, "{text}: {step}");
+                assert!(!step.contains("TEMP B-TREE"), "{text}: {step}");
+            }
+        }
+    }
+
+    // CTL-7
+    #[test]
+    fn a_cursor_that_is_none_of_ours_is_refused() {
+        for bad in ["", "5", "5.", "x.1", "5.7.9"] {
+            assert!(parse_cursor(bad).is_err(), "{bad}");
+        }
+        assert_eq!(parse_cursor("-5.7").unwrap(), (-5, 7));
+    }
 }

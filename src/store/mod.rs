@@ -49,6 +49,8 @@ mod schema;
 mod settle;
 mod shared;
 mod statements;
+#[cfg(test)]
+mod testing;
 mod types;
 mod writer;
 

@@ -409,3 +409,109 @@ fn look(conn: &Connection) -> rusqlite::Result<()> {
     )?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::testing::{TempDir, writable};
+
+    // ST-1
+    #[test]
+    fn sqlite_versions_with_the_wal_reset_bug_are_refused() {
+        for bad in [3_007_000, 3_044_005, 3_044_007, 3_050_006, 3_051_002] {
+            assert!(check_version(bad).is_err(), "{bad}");
+        }
+        for good in [3_044_006, 3_050_007, 3_051_003, rusqlite::version_number()] {
+            assert!(check_version(good).is_ok(), "{good}");
+        }
+    }
+
+    // ST-10
+    #[test]
+    fn network_filesystems_are_known_by_their_magic() {
+        assert_eq!(network_name(NFS_SUPER_MAGIC), Some("NFS"));
+        assert_eq!(network_name(FsType(0xff53_4d42)), Some("SMB"));
+        assert_eq!(network_name(nix::sys::statfs::EXT4_SUPER_MAGIC), None);
+        assert_eq!(network_name(nix::sys::statfs::TMPFS_MAGIC), None);
+    }
+
+    // ST-10
+    #[test]
+    fn the_directory_becomes_ours_alone_and_nothing_else_is_taken_for_it() {
+        let directory = TempDir::new();
+        let path = directory.path().join("queue");
+        fs::create_dir(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        drop(prepare(&path).unwrap());
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o700);
+        for name in ["queue.db", "lock"] {
+            let mode = fs::metadata(path.join(name)).unwrap().mode();
+            assert_eq!(mode & 0o7777, 0o600, "{name}");
+        }
+        let file = directory.path().join("file");
+        fs::write(&file, "x").unwrap();
+        assert!(matches!(prepare(&file), Err(OpenError::Refused(_))));
+        let nowhere = directory.path().join("a/b");
+        assert!(matches!(prepare(&nowhere), Err(OpenError::System(_))));
+    }
+
+    // ST-11
+    #[test]
+    fn no_new_queue_is_made_where_a_log_of_another_lies() {
+        let directory = TempDir::new();
+        let path = directory.path().join("queue");
+        drop(prepare(&path).unwrap());
+        fs::rename(path.join("queue.db"), path.join("away")).unwrap();
+        fs::write(path.join("queue.db-wal"), "frames").unwrap();
+        assert!(matches!(prepare(&path), Err(OpenError::Refused(_))));
+        assert!(!path.join("queue.db").exists());
+    }
+
+    // ST-11, Q-16
+    #[test]
+    fn a_queue_that_was_not_finished_being_made_is_made_anew() {
+        let directory = TempDir::new();
+        let path = directory.path().join("queue");
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join(UNFINISHED), "half").unwrap();
+        fs::write(path.join("queue.db.new-wal"), "half").unwrap();
+        drop(prepare(&path).unwrap());
+        assert!(path.join("queue.db").exists() && !path.join(UNFINISHED).exists());
+    }
+
+    // ST-2
+    #[test]
+    fn every_connection_has_its_settings_and_readers_cannot_write() {
+        let directory = TempDir::new();
+        let (files, _conn, _) = writable(&directory);
+        for role in [Role::Writer, Role::Reader, Role::Checkpointer] {
+            let conn = connect(&files.database, role).unwrap();
+            let number = |name: &str| -> i64 {
+                conn.pragma_query_value(None, name, |row| row.get(0))
+                    .unwrap()
+            };
+            let mode: String = conn
+                .pragma_query_value(None, "journal_mode", |row| row.get(0))
+                .unwrap();
+            assert_eq!(mode, "wal");
+            assert_eq!(number("synchronous"), 2);
+            assert_eq!(number("foreign_keys"), 1);
+            assert_eq!(number("trusted_schema"), 0);
+            assert_eq!(number("cell_size_check"), 1);
+            assert_eq!(number("wal_autocheckpoint"), 0);
+            let wrote = conn.execute("DELETE FROM pause", []);
+            assert_eq!(wrote.is_err(), role == Role::Reader);
+        }
+    }
+
+    // ST-2, ST-10
+    #[test]
+    fn a_setting_that_does_not_stick_stops_the_start() {
+        let conn = Connection::open_in_memory().unwrap();
+        let refused = set(&conn, "journal_mode", "wal".to_owned());
+        assert!(matches!(
+            refused,
+            Err(ConnectError::Open(OpenError::Refused(text))) if text.contains("journal_mode")
+        ));
+    }
+}

@@ -39,19 +39,24 @@ pub(super) struct Readers {
     pool: Mutex<Pool>,
     returned: Condvar,
     start: Instant,
+    limit: Duration,
 }
 
 impl Readers {
     pub(super) fn open(path: &Path) -> Result<Readers, OpenError> {
+        Readers::open_with(path, LIMIT)
+    }
+
+    fn open_with(path: &Path, limit: Duration) -> Result<Readers, OpenError> {
         let start = Instant::now();
         let mut free = Vec::with_capacity(CONNECTIONS);
         for _ in 0..CONNECTIONS {
             let mut conn = open::connect(path, Role::Reader)?;
             let until = Arc::new(AtomicU64::new(u64::MAX));
-            let limit = Arc::clone(&until);
+            let end = Arc::clone(&until);
             conn.progress_handler(
                 STEPS,
-                Some(move || millis(start.elapsed()) > limit.load(Ordering::Relaxed)),
+                Some(move || millis(start.elapsed()) > end.load(Ordering::Relaxed)),
             )
             .map_err(|error| OpenError::System(error.to_string()))?;
             free.push(Reader { conn, until });
@@ -63,6 +68,7 @@ impl Readers {
             }),
             returned: Condvar::new(),
             start,
+            limit,
         })
     }
 
@@ -78,7 +84,7 @@ impl Readers {
         let Some(Reader { conn, until }) = reader.reader.as_ref() else {
             return Err(StoreError::Closed);
         };
-        until.store(millis(self.start.elapsed() + LIMIT), Ordering::Relaxed);
+        until.store(millis(self.start.elapsed() + self.limit), Ordering::Relaxed);
         let sql = |error: rusqlite::Error| fault::answer_for(&error);
         // Ends with a rollback, which for a reader is the same as a commit.
         let snapshot = conn.unchecked_transaction().map_err(sql)?;
@@ -144,4 +150,29 @@ impl Drop for Borrowed<'_> {
 
 fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::testing::{TempDir, writable};
+
+    // ST-14
+    #[test]
+    fn a_reader_that_takes_too_long_is_cut_off_and_its_connection_lives_on() {
+        let directory = TempDir::new();
+        let (files, _conn, _) = writable(&directory);
+        let readers = Readers::open_with(&files.database, Duration::ZERO).unwrap();
+        for _ in 0..2 * CONNECTIONS {
+            let endless = readers.read(|conn| {
+                let sql = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) \
+                    SELECT count(*) FROM n";
+                conn.query_row(sql, [], |row| row.get::<_, i64>(0))
+                    .map_err(|error| fault::answer_for(&error))
+            });
+            assert!(matches!(endless, Err(StoreError::Failed(_))), "{endless:?}");
+        }
+        readers.close();
+        assert!(matches!(readers.read(|_| Ok(())), Err(StoreError::Closed)));
+    }
 }

@@ -115,7 +115,7 @@ statements! {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::store::schema;
 

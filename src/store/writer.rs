@@ -614,3 +614,112 @@ fn stand(gate: &Gate) {
     // Ends when the checkpointer drops its side, also by a panic.
     let _ = gate.done.recv();
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::reply::{Waiter, reply};
+    use crate::store::testing::{TempDir, enqueue, writable};
+
+    fn job(op: Op) -> (Job, Waiter) {
+        let (reply, waiter) = reply();
+        (Job { op, reply }, waiter)
+    }
+
+    /// Serves these requests as one group; their answers, and whether the store lives on.
+    fn serve(writer: &mut Writer<'_>, ops: Vec<Op>) -> (Vec<Result<Answer, StoreError>>, bool) {
+        let (jobs, waiters): (Vec<_>, Vec<_>) = ops.into_iter().map(job).unzip();
+        let alive = writer.serve(jobs);
+        (waiters.into_iter().map(Waiter::wait).collect(), alive)
+    }
+
+    fn messages(conn: &Connection) -> i64 {
+        conn.query_row("SELECT count(*) FROM message", [], |row| row.get(0))
+            .unwrap()
+    }
+
+    // ST-5, ST-16, Q-2
+    #[test]
+    fn a_full_disk_refuses_what_has_no_room_keeps_the_rest_and_heals() {
+        let directory = TempDir::new();
+        let (_files, conn, shared) = writable(&directory);
+        let pages: i64 = conn
+            .query_row("PRAGMA page_count", [], |row| row.get(0))
+            .unwrap();
+        conn.query_row(
+            &format!("PRAGMA max_page_count = {}", pages + 8),
+            [],
+            |_| Ok(()),
+        )
+        .unwrap();
+        let mut writer = Writer::new(&conn, Clock::system(), Arc::clone(&shared)).unwrap();
+        let large = [b'x'; 200_000];
+        let ops = vec![
+            enqueue(1, b"small"),
+            enqueue(2, &large),
+            enqueue(3, b"small"),
+        ];
+        let (answers, alive) = serve(&mut writer, ops);
+        assert!(alive);
+        assert!(
+            matches!(&answers[..], [Ok(_), Err(StoreError::Full(_)), Ok(_)]),
+            "{answers:?}"
+        );
+        assert_eq!(messages(&conn), 2);
+        assert_eq!(shared.tally().messages, 2);
+        conn.query_row("PRAGMA max_page_count = 1000000", [], |_| Ok(()))
+            .unwrap();
+        let (answers, _) = serve(&mut writer, vec![enqueue(2, &large)]);
+        assert!(answers[0].is_ok());
+        assert_eq!(shared.tally().queued, 3);
+        assert!(shared.fatal().try_recv().is_err());
+    }
+
+    // ST-3, ST-4
+    #[test]
+    fn a_failed_commit_is_an_unknown_outcome_for_all_and_the_end_of_the_store() {
+        let directory = TempDir::new();
+        let (_files, mut conn, shared) = writable(&directory);
+        conn.commit_hook(Some(|| true)).unwrap();
+        let mut writer = Writer::new(&conn, Clock::system(), Arc::clone(&shared)).unwrap();
+        let (answers, alive) = serve(&mut writer, vec![enqueue(1, b"a"), enqueue(2, b"b")]);
+        assert!(!alive);
+        for answer in answers {
+            assert!(matches!(answer, Err(StoreError::Unknown(_))), "{answer:?}");
+        }
+        assert!(matches!(shared.fatal().try_recv(), Ok(Fatal::Io(_))));
+        assert!(matches!(shared.check_open(), Err(StoreError::Closed)));
+        assert!(
+            shared.ids.take().is_none(),
+            "ids of the failed commit are not used"
+        );
+    }
+
+    // ST-16
+    #[test]
+    fn requests_that_fail_after_they_wrote_leave_the_rest_of_their_group_alone() {
+        let directory = TempDir::new();
+        let (_files, conn, shared) = writable(&directory);
+        let mut writer = Writer::new(&conn, Clock::system(), Arc::clone(&shared)).unwrap();
+        serve(&mut writer, vec![enqueue(7, b"first")]);
+        // The chunk of a second 7 cannot be written, nor its message; a 9 with a foreign chunk fails half-way.
+        conn.execute("INSERT INTO recipient SELECT (9 << 20) + 1, state, destination, rank, next_attempt, \
+            attempts, last_attempt, alone, doubt, address, domain, notify, orcpt, blocker, transport, used, dialled, \
+            wish, wish_text, wish_uid, finished FROM recipient", []).unwrap();
+        let ops = vec![
+            enqueue(8, b"x"),
+            enqueue(7, b"y"),
+            enqueue(9, b"z"),
+            enqueue(10, b"x"),
+        ];
+        let (answers, alive) = serve(&mut writer, ops);
+        assert!(alive);
+        let fine: Vec<bool> = answers.iter().map(Result::is_ok).collect();
+        assert_eq!(fine, [true, false, false, true], "{answers:?}");
+        assert_eq!(messages(&conn), 3);
+        let chunks: i64 = conn
+            .query_row("SELECT count(*) FROM chunk", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!((chunks, shared.tally().messages), (3, 3));
+    }
+}

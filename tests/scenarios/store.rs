@@ -1,5 +1,7 @@
 //! Scenarios: the queue through its public interface.
 
+mod model;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -818,4 +820,188 @@ fn a_closed_store_answers_so_on_every_handle() {
         other.fatal().try_recv().is_err(),
         "an orderly end is not fatal"
     );
+}
+
+fn with_sql(queue: &Queue, sql: &str) {
+    let conn = rusqlite::Connection::open(queue.settings.path.join("queue.db")).unwrap();
+    conn.pragma_update(None, "foreign_keys", 0).unwrap();
+    conn.execute_batch(sql).unwrap();
+}
+
+// Q-17
+#[test]
+fn a_damaged_row_is_held_with_that_reason_and_all_other_mail_goes_on() {
+    let queue = Queue::new();
+    let bad = queue.add(&["bob@dest.example", "tom@dest.example"]);
+    let headless = queue.add(&["kim@dest.example"]);
+    let good = queue.add(&["eve@dest.example"]);
+    with_sql(
+        &queue,
+        &format!(
+            "UPDATE recipient SET address = 'no address' WHERE id = {bad} << 20 | 1; \
+             DELETE FROM message WHERE id = {headless};"
+        ),
+    );
+    let due = |queue: &Queue| -> Vec<String> {
+        let rows = queue.store.due(&key("dest.example"), start(), 10).unwrap();
+        rows.iter().map(|one| one.row.id.to_string()).collect()
+    };
+    // The undamaged fellow is seen once more, then waits with its message.
+    assert_eq!(due(&queue), [format!("{bad}/2"), format!("{good}/1")]);
+    assert_eq!(due(&queue), [format!("{good}/1")]);
+    let held = list(&queue, by_id(bad));
+    assert_eq!(held.len(), 1, "the damaged one cannot be shown");
+    assert!(
+        held[0].row.blocker.starts_with("damaged: forward-path"),
+        "{}",
+        held[0].row.blocker
+    );
+    assert_eq!(held[0].row.state, State::Held);
+    assert_eq!(queue.store.stats().unwrap().held, 3);
+    // An operator can get rid of it.
+    assert_eq!(
+        change(&queue, &by_id(bad), &Change::Drop { wait: false }),
+        (2, 0)
+    );
+    let (queue, recovery) = queue.crash();
+    assert!(recovery.in_doubt.is_empty());
+    assert_eq!(due(&queue), [format!("{good}/1")]);
+}
+
+// Q-17
+#[test]
+fn content_with_a_hole_is_told_from_whole_content_and_its_message_is_held() {
+    let queue = Queue::new();
+    let id = queue.store.allocate_id().unwrap();
+    let mut new = message(id, start(), vec![row("bob@dest.example", start())]);
+    new.content = NewContent::Inline(Arc::from(vec![b'x'; 600_000]));
+    queue.store.enqueue(new).unwrap();
+    queue
+        .store
+        .claim(vec![claim(id, &[1], 0, start())])
+        .unwrap();
+    with_sql(
+        &queue,
+        &format!("DELETE FROM chunk WHERE id = {id} << 20 | 2"),
+    );
+    let mut reader = queue.store.content(id).unwrap();
+    assert!(reader.next_chunk().unwrap().is_some());
+    assert!(reader.next_chunk().unwrap().is_some());
+    assert!(matches!(reader.next_chunk(), Err(StoreError::Damaged(_))));
+    queue.settle(id, 1, Verdict::Deferred { next: start() });
+    assert_eq!(states(&queue, id), [State::Held]);
+    assert!(
+        list(&queue, by_id(id))[0]
+            .row
+            .blocker
+            .starts_with("damaged content")
+    );
+}
+
+// ST-11
+#[test]
+fn a_torn_or_garbage_tail_of_the_log_opens_at_the_last_valid_commit() {
+    let queue = Queue::new();
+    let first = queue.add(&["bob@dest.example"]);
+    let (_directory, settings) = copy_of(&queue);
+    let wal = settings.path.join("queue.db-wal");
+    let whole = std::fs::metadata(&wal).unwrap().len();
+    let second = queue.add(&["eve@dest.example"]);
+    // The second commit arrives only in part, with garbage behind it.
+    let mut bytes = std::fs::read(queue.settings.path.join("queue.db-wal")).unwrap();
+    bytes.truncate(usize::try_from(whole).unwrap() + 3000);
+    bytes.extend([0xA5; 5000]);
+    std::fs::write(&wal, bytes).unwrap();
+    let (store, _) = Store::open(&settings, &queue.clock).unwrap();
+    assert!(store.show(first).unwrap().is_some());
+    assert!(store.show(second).unwrap().is_none());
+    // Q-4: its id was reserved before, and is not handed out again.
+    assert!(store.allocate_id().unwrap() > second);
+}
+
+// Q-7, Q-27
+#[test]
+fn the_content_of_a_large_message_is_removed_in_steps_after_its_end_and_pages_are_used_again() {
+    let queue = Queue::new();
+    let large = || {
+        let id = queue.store.allocate_id().unwrap();
+        let mut staged = queue.store.stage(id);
+        for _ in 0..8 {
+            staged.append(&[b'x'; 1 << 20]).unwrap();
+        }
+        let mut new = message(id, start(), vec![row("bob@dest.example", start())]);
+        new.content = NewContent::Staged(staged);
+        queue.store.enqueue(new).unwrap();
+        change(&queue, &by_id(id), &Change::Drop { wait: false });
+        id
+    };
+    for _ in 0..4 {
+        let id = large();
+        assert!(!queue.store.show(id).unwrap().unwrap().has_content);
+    }
+    queue.store.close();
+    let size = std::fs::metadata(queue.settings.path.join("queue.db"))
+        .unwrap()
+        .len();
+    assert!(size < 20 << 20, "{size}: four times 8 MiB went through");
+}
+
+// Q-6, Q-10, RT-3
+#[test]
+fn a_final_recipient_never_comes_back() {
+    let queue = Queue::new();
+    let id = queue.add(&["bob@dest.example", "eve@dest.example", "kim@dest.example"]);
+    queue
+        .store
+        .claim(vec![claim(id, &[1, 2], 0, start())])
+        .unwrap();
+    queue.settle(id, 1, Verdict::Failed);
+    queue.settle(id, 2, Verdict::Expired);
+    assert_eq!(
+        states(&queue, id),
+        [State::Failed, State::Expired, State::Queued]
+    );
+    assert!(queue.store.show(id).unwrap().unwrap().has_content);
+    let (queue, _) = queue.crash();
+    // Late or repeated requests of any kind change nothing.
+    queue.settle(id, 1, Verdict::Deferred { next: start() });
+    queue.settle(id, 2, Verdict::Delivered);
+    queue.store.unclaim(id, &[1, 2], start()).unwrap();
+    let claimed = queue
+        .store
+        .claim(vec![claim(id, &[1, 2], 1, start())])
+        .unwrap();
+    assert!(claimed[0].numbers.is_empty());
+    for verb in [
+        Change::Kick { at: start() },
+        Change::Release,
+        Change::Hold { reason: "x".into() },
+        Change::Drop { wait: true },
+    ] {
+        let finals = Filter {
+            ids: vec![(id, Some(1)), (id, Some(2))],
+            ..Filter::default()
+        };
+        assert_eq!(change(&queue, &finals, &verb), (0, 0));
+    }
+    assert_eq!(
+        states(&queue, id),
+        [State::Failed, State::Expired, State::Queued]
+    );
+    assert_eq!(queue.store.show(id).unwrap().unwrap().attempts.len(), 2);
+}
+
+// Q-14
+#[test]
+fn a_reply_lost_after_the_dot_leaves_its_mark() {
+    let queue = Queue::new();
+    let id = queue.add_claimed("bob@dest.example", start());
+    let mut lost = settlement(id, 1, Verdict::Deferred { next: start() }, start());
+    lost.outcomes[0].attempt.may_be_sent_twice = true;
+    queue.store.settle(lost).unwrap();
+    let row = &list(&queue, by_id(id))[0].row;
+    assert_eq!(row.doubt, Some(Doubt::MayBeSentTwice));
+    assert_eq!(queue.store.stats().unwrap().in_doubt, 1);
+    let shown = queue.store.show(id).unwrap().unwrap();
+    assert!(shown.attempts[0].result.as_ref().unwrap().may_be_sent_twice);
 }
