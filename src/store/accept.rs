@@ -3,8 +3,9 @@
 use rusqlite::params;
 
 use super::fault::Fault;
+use super::request::{Content, Enqueue};
 use super::rows::{self, MAX_NUMBER};
-use super::writer::{Content, Enqueue, Writer};
+use super::writer::Writer;
 use super::{NewRow, State, StoreError};
 use crate::clock::Timestamp;
 use crate::message::{Head, QueueId};

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use rusqlite::params;
 
 use super::fault::Fault;
+use super::request::Answer;
 use super::rows;
 use super::settle::{End, Ends, Found, Wish};
-use super::writer::{Answer, Writer};
+use super::writer::Writer;
 use super::{Change, DestinationKey, State};
 use crate::clock::Timestamp;
 

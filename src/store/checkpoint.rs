@@ -15,8 +15,8 @@ use rusqlite::wal::CheckpointMode;
 use rusqlite::{Connection, MAIN_DB};
 
 use super::fault;
+use super::request::Gate;
 use super::shared::{Fatal, Shared};
-use super::writer::Gate;
 
 /// Frames over which the writer is asked to stand: 64 MiB.
 pub(super) const LARGE: i64 = 16_384;
@@ -153,8 +153,9 @@ mod tests {
     use crate::message::QueueId;
     use crate::store::open::{self, Role};
     use crate::store::reply::reply;
+    use crate::store::request::{Job, Op};
     use crate::store::testing::{TempDir, writable};
-    use crate::store::writer::{Job, Op, Writer};
+    use crate::store::writer::Writer;
 
     // ST-12
     #[test]

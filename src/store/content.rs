@@ -6,8 +6,8 @@ use rusqlite::OptionalExtension;
 
 use super::accept::CHUNK;
 use super::handle::Inner;
+use super::request::Op;
 use super::rows::{self, row_id};
-use super::writer::Op;
 use super::{StoreError, fault};
 use crate::message::QueueId;
 

@@ -274,6 +274,8 @@ fn unsigned(count: i64) -> u64 {
     u64::try_from(count).unwrap_or(0)
 }
 
+const HAS_NOTICE: &str = "SELECT 1 FROM notice WHERE message = ?1 LIMIT 1";
+
 /// Everything known of one message.
 pub(super) fn show(conn: &Connection, id: QueueId) -> Result<Option<Shown>, StoreError> {
     let damaged = |damage: rows::Damage| StoreError::Damaged(damage.0);
@@ -290,7 +292,11 @@ pub(super) fn show(conn: &Connection, id: QueueId) -> Result<Option<Shown>, Stor
         head,
         recipients: Vec::new(),
         attempts: attempts(conn, first, last)?,
-        has_content: false,
+        // Freed with the last recipient, or when its sender has been told.
+        has_content: conn
+            .prepare_cached(HAS_NOTICE)
+            .and_then(|mut statement| statement.exists([id.get()]))
+            .map_err(sql)?,
     };
     let mut statement = conn
         .prepare_cached(&format!(
@@ -313,7 +319,6 @@ pub(super) fn show(conn: &Connection, id: QueueId) -> Result<Option<Shown>, Stor
                 operator: None,
             });
         }
-        // Freed with the last recipient.
         shown.has_content |= !recipient.state.is_final();
         shown.recipients.push(recipient);
     }
@@ -537,6 +542,7 @@ mod tests {
         let texts = [
             due::DESTINATIONS.to_owned(),
             due::NEXT_DUE.into(),
+            HAS_NOTICE.into(),
             due::LEVEL.into(),
             due::rows_sql(),
             due::head_sql(),

@@ -44,6 +44,7 @@ mod pause;
 mod readers;
 mod recover;
 mod reply;
+mod request;
 mod rows;
 mod schema;
 mod settle;
@@ -62,11 +63,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::clock::{Clock, Timestamp};
-use crate::message::{Head, QueueId};
+use crate::message::QueueId;
 use change::{ChangeStep, Hit};
 use due::Damaged;
 use handle::Inner;
-use writer::{Answer, Content, Enqueue, Op};
+use request::{Answer, Content, Enqueue, Op};
 
 /// What [`Store::open`] needs to know.
 #[derive(Clone, Debug)]

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::fault::{self, Fault};
+use super::request::{Answer, Enqueue};
 use super::rows::{self, ATTEMPT, HEAD, RECIPIENT, RECIPIENT_WIDTH, row_id, row_range};
 use super::settle::Found;
-use super::writer::{Answer, Enqueue, Writer};
+use super::writer::Writer;
 use super::{
     DelayDue, NoticeKind, PendingNotice, RecipientRow, ShownAttempt, State, StoreError,
     WithheldNotices,

@@ -7,8 +7,8 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::StoreError;
+use super::request::Answer;
 use super::shared::lock;
-use super::writer::Answer;
 
 #[derive(Debug)]
 enum State {

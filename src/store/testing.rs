@@ -8,8 +8,8 @@ use crossbeam_channel::bounded;
 use rusqlite::Connection;
 
 use super::open::{self, Files, Role};
+use super::request::{Content, Enqueue, Op};
 use super::shared::Shared;
-use super::writer::{Content, Enqueue, Op};
 use super::{DestinationKey, InDoubt, NewRow, Settings, schema};
 use crate::clock::Timestamp;
 use crate::message::{Head, NewRecipient, Notify, QueueId, RequireTls};
@@ -45,6 +45,7 @@ pub(super) fn settings(path: &Path) -> Settings {
         max_messages: 0,
         in_doubt: InDoubt::Retry,
         poison_limit: 3,
+        collect: std::time::Duration::from_secs(5),
     }
 }
 
@@ -100,6 +101,7 @@ pub(super) fn enqueue(id: i64, content: &[u8]) -> Op {
             due: now,
             hold: None,
             claim: None,
+            delay_due: None,
         }],
         exempt: false,
         content: Content::Inline(Arc::from(content)),

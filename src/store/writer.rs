@@ -11,18 +11,14 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError, select_biased};
+use crossbeam_channel::{Receiver, TryRecvError, select_biased};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::change::ChangeStep;
 use super::fault::{self, Fault};
-use super::notice::SendNotice;
-use super::reply::Reply;
+use super::request::{Answer, Gate, Job, Op};
 use super::shared::{Fatal, Shared, Tally};
 use super::statements::Statements;
-use super::{
-    ClaimRequest, Claimed, DestinationKey, Head, NewRow, Pause, PauseScope, Settlement, StoreError,
-};
+use super::{DestinationKey, Pause, PauseScope, StoreError};
 use crate::clock::{Clock, Timestamp};
 use crate::message::QueueId;
 
@@ -37,115 +33,6 @@ const KNOWN_DESTINATIONS: usize = 10_000;
 
 /// Chunks removed per step of a sweep.
 pub(super) const SWEEP_STEP: i64 = 16;
-
-/// What the writer is asked for.
-pub(super) enum Op {
-    Enqueue(Enqueue),
-    Stage {
-        id: QueueId,
-        first: u32,
-        data: Vec<u8>,
-    },
-    Unstage {
-        id: QueueId,
-    },
-    Claim(Vec<ClaimRequest>),
-    Settle(Settlement),
-    Unclaim {
-        id: QueueId,
-        numbers: Vec<u32>,
-        due: Timestamp,
-    },
-    Change(ChangeStep),
-    /// Holds what is not final of a damaged message (Q-17).
-    Damaged {
-        id: QueueId,
-        reason: String,
-    },
-    PullIn {
-        now: Timestamp,
-        horizon: Timestamp,
-        after: (i64, i64),
-    },
-    /// Rows whose delay is due, each with the time of its next one.
-    Delays(Vec<(i64, Option<Timestamp>)>),
-    Notice(SendNotice),
-    /// What was withheld from these addresses, summed up.
-    Summary {
-        addresses: Vec<String>,
-        message: Option<Enqueue>,
-    },
-    Pause {
-        scope: PauseScope,
-        pause: Option<Pause>,
-    },
-    ReserveIds,
-    /// Everything before it is done; the writer marks an orderly end and ends.
-    Close,
-    /// The same without the mark.
-    Leave,
-}
-
-/// A message to accept, as the writer sees it.
-pub(super) struct Enqueue {
-    pub(super) head: Arc<Head>,
-    pub(super) recipients: Vec<NewRow>,
-    pub(super) exempt: bool,
-    pub(super) content: Content,
-}
-
-/// Its content.
-pub(super) enum Content {
-    Inline(Arc<[u8]>),
-    /// Already there: rows and octets.
-    Staged {
-        chunks: u32,
-        size: u64,
-    },
-}
-
-impl Op {
-    fn weight(&self) -> usize {
-        match self {
-            Op::Enqueue(Enqueue {
-                content: Content::Inline(data),
-                ..
-            }) => data.len(),
-            Op::Stage { data, .. } => data.len(),
-            _ => 0,
-        }
-    }
-}
-
-/// What it answers.
-#[derive(Debug)]
-pub(super) enum Answer {
-    Done,
-    Claimed(Vec<Claimed>),
-    /// Per row of the step: see [`super::change::Hit`].
-    Changed(Vec<super::change::Hit>),
-    /// Whether there was something to lift.
-    Lifted(bool),
-    Ids(std::ops::Range<i64>),
-    /// The address has had its share of notifications.
-    Withheld,
-    /// How many rows changed, and where to go on.
-    PulledIn(u64, Option<(i64, i64)>),
-}
-
-/// A request on its way.
-pub(super) struct Job {
-    pub(super) op: Op,
-    pub(super) reply: Reply,
-}
-
-/// The checkpointer asks the writer to stand still between two transactions.
-pub(super) struct Gate {
-    /// Told when the writer stands.
-    pub(super) ready: Sender<()>,
-    /// The writer goes on when this disconnects.
-    pub(super) done: Receiver<()>,
-}
 
 /// The state of the writer.
 pub(super) struct Writer<'c> {
@@ -703,9 +590,13 @@ mod tests {
         let mut writer = Writer::new(&conn, Clock::system(), Arc::clone(&shared)).unwrap();
         serve(&mut writer, vec![enqueue(7, b"first")]);
         // The chunk of a second 7 cannot be written, nor its message; a 9 with a foreign chunk fails half-way.
-        conn.execute("INSERT INTO recipient SELECT (9 << 20) + 1, state, destination, rank, next_attempt, \
-            attempts, last_attempt, alone, doubt, address, domain, notify, orcpt, blocker, transport, used, dialled, \
-            wish, wish_text, wish_uid, finished FROM recipient", []).unwrap();
+        conn.execute(
+            "INSERT INTO recipient (id, state, destination, rank, next_attempt, attempts, alone, doubt, address, domain, \
+             notify, blocker, wish) SELECT (9 << 20) + 1, state, destination, rank, next_attempt, attempts, alone, doubt, \
+             address, domain, notify, blocker, wish FROM recipient",
+            [],
+        )
+        .unwrap();
         let ops = vec![
             enqueue(8, b"x"),
             enqueue(7, b"y"),

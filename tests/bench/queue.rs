@@ -7,6 +7,7 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
+#[allow(dead_code, reason = "the scenarios use the rest")]
 #[path = "../support/queue.rs"]
 mod queue;
 

@@ -1,0 +1,122 @@
+//! What the writer is asked for, and what it answers.
+
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender};
+
+use super::change::{ChangeStep, Hit};
+use super::notice::SendNotice;
+use super::reply::Reply;
+use super::{ClaimRequest, Claimed, NewRow, Pause, PauseScope, Settlement};
+use crate::clock::Timestamp;
+use crate::message::{Head, QueueId};
+
+/// What the writer is asked for.
+pub(super) enum Op {
+    Enqueue(Enqueue),
+    Stage {
+        id: QueueId,
+        first: u32,
+        data: Vec<u8>,
+    },
+    Unstage {
+        id: QueueId,
+    },
+    Claim(Vec<ClaimRequest>),
+    Settle(Settlement),
+    Unclaim {
+        id: QueueId,
+        numbers: Vec<u32>,
+        due: Timestamp,
+    },
+    Change(ChangeStep),
+    /// Holds what is not final of a damaged message.
+    Damaged {
+        id: QueueId,
+        reason: String,
+    },
+    PullIn {
+        now: Timestamp,
+        horizon: Timestamp,
+        after: (i64, i64),
+    },
+    /// Rows whose delay is due, each with the time of its next one.
+    Delays(Vec<(i64, Option<Timestamp>)>),
+    Notice(SendNotice),
+    /// What was withheld from these addresses, summed up.
+    Summary {
+        addresses: Vec<String>,
+        message: Option<Enqueue>,
+    },
+    Pause {
+        scope: PauseScope,
+        pause: Option<Pause>,
+    },
+    ReserveIds,
+    /// Everything before it is done; the writer marks an orderly end and ends.
+    Close,
+    /// The same without the mark.
+    Leave,
+}
+
+/// A message to accept, as the writer sees it.
+pub(super) struct Enqueue {
+    pub(super) head: Arc<Head>,
+    pub(super) recipients: Vec<NewRow>,
+    pub(super) exempt: bool,
+    pub(super) content: Content,
+}
+
+/// Its content.
+pub(super) enum Content {
+    Inline(Arc<[u8]>),
+    /// Already there: rows and octets.
+    Staged {
+        chunks: u32,
+        size: u64,
+    },
+}
+
+impl Op {
+    /// Octets of content in it.
+    pub(super) fn weight(&self) -> usize {
+        match self {
+            Op::Enqueue(Enqueue {
+                content: Content::Inline(data),
+                ..
+            }) => data.len(),
+            Op::Stage { data, .. } => data.len(),
+            _ => 0,
+        }
+    }
+}
+
+/// What it answers.
+#[derive(Debug)]
+pub(super) enum Answer {
+    Done,
+    Claimed(Vec<Claimed>),
+    /// Per row of the step.
+    Changed(Vec<Hit>),
+    /// Whether there was something to lift.
+    Lifted(bool),
+    Ids(std::ops::Range<i64>),
+    /// The address has had its share of notifications.
+    Withheld,
+    /// How many rows changed, and where to go on.
+    PulledIn(u64, Option<(i64, i64)>),
+}
+
+/// A request on its way.
+pub(super) struct Job {
+    pub(super) op: Op,
+    pub(super) reply: Reply,
+}
+
+/// The checkpointer asks the writer to stand still between two transactions.
+pub(super) struct Gate {
+    /// Told when the writer stands.
+    pub(super) ready: Sender<()>,
+    /// The writer goes on when this disconnects.
+    pub(super) done: Receiver<()>,
+}
