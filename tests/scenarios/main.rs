@@ -1,5 +1,7 @@
 //! All scenarios in one test program, so that it links once. One file per theme; names are sentences about behaviour.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
+
 #[path = "../support/mod.rs"]
 mod support;
 
