@@ -9,10 +9,6 @@
 
 mod script;
 
-#[expect(
-    unused_imports,
-    reason = "not every scenario needs every word of the script"
-)]
 pub use script::{At, Do, Gate, Rule, Script, on, reply};
 
 use std::io::{self, Read, Write};

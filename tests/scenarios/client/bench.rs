@@ -38,12 +38,14 @@ pub struct Bench {
     pub transport: String,
 }
 
+type EditRows = dyn FnOnce(&mut Vec<RecipientRow>);
+
 /// A message to be delivered.
 pub struct Letter {
     to: Vec<String>,
     content: Vec<u8>,
     edit: Box<dyn FnOnce(&mut Head)>,
-    edit_rows: Box<dyn FnOnce(&mut Vec<RecipientRow>)>,
+    edit_rows: Box<EditRows>,
     warm: bool,
 }
 
