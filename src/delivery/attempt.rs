@@ -25,7 +25,7 @@ use crate::smtp::client::{Answer, Mail, Options, Rcpt, StartTls};
 use crate::smtp::reply::EnhancedCode;
 
 /// How long a slot of a host is waited for whose sessions are all in use by other destinations.
-const SLOT_PATIENCE: Duration = Duration::from_secs(2);
+const SLOT_PATIENCE: Duration = Duration::from_millis(500);
 
 /// When recipients that found no slot are tried again; that is no attempt (RT-7).
 const SLOT_AGAIN: Duration = Duration::from_secs(5);

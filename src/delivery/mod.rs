@@ -7,6 +7,8 @@
 
 mod attempt;
 mod content;
+#[cfg(test)]
+mod fixture;
 mod outcome;
 mod pool;
 mod running;

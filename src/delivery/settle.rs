@@ -344,3 +344,134 @@ fn persist(
 
 /// How long a store that cannot take an outcome is left alone.
 const SETTLE_AGAIN: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::Fixture;
+    use super::super::outcome::local;
+    use super::super::running::Begun;
+    use super::*;
+    use crate::policy::failure::{Cause, Retry};
+    use crate::store::State;
+
+    fn happened(result: Result<Accepted, Failure>) -> Happened {
+        Happened {
+            row: 0,
+            result,
+            scene: Arc::new(Scene {
+                host: "mx1.dest.test".into(),
+                address: Some("192.0.2.7:25".parse().unwrap()),
+                connect: Duration::from_millis(20),
+                session: Duration::from_secs(1),
+                data: Duration::from_millis(1500),
+                tls: TlsLevel::Encrypted,
+                ..Scene::default()
+            }),
+            poison: false,
+        }
+    }
+
+    fn greylisted() -> Failure {
+        Failure {
+            retry: Retry::Later,
+            scope: Scope::Recipient,
+            stage: Stage::Rcpt,
+            cause: Cause::Reply,
+            code: ReplyCode::new(451),
+            status: EnhancedCode::new(4, 7, 1),
+            text: "4.7.1 try\n\"again\" later".into(),
+            may_be_sent_twice: false,
+        }
+    }
+
+    fn enter(fixture: &Fixture) -> super::super::running::Entry {
+        let transaction = fixture.claim();
+        let begun = Begun {
+            head: transaction.head,
+            rows: transaction.recipients,
+            transport: transaction.transport,
+            claimed_at: transaction.claimed_at,
+            worker: "worker-7".into(),
+        };
+        fixture.parts.registry.enter(begun).0
+    }
+
+    // OBS-1
+    #[test]
+    fn one_line_says_what_happened_to_one_recipient() {
+        let fixture = Fixture::new();
+        fixture.clock.advance(Duration::from_secs(90));
+        let entry = enter(&fixture);
+        let one = happened(Err(greylisted()));
+        let attempt = record(&entry.running, &one, &[]);
+        let now = fixture.clock.now();
+        let next = now.plus(Duration::from_secs(450));
+        let (line, level) = line(
+            &entry.running,
+            &one,
+            &attempt,
+            Verdict::Deferred { next },
+            now,
+        );
+        assert_eq!(level, log::Level::Info);
+        assert_eq!(
+            line.to_string(),
+            format!(
+                "deliver qid={} rcpt=1 to=<bob@dest.test> from=<joe@here.test> \
+                 relay=mx1.dest.test[192.0.2.7]:25 transport=direct attempt=1 delay=90s \
+                 delays=90/0.020/1/1.500 tls=encrypted stage=rcpt code=451 status=4.7.1 \
+                 result=deferred next={next} text=\"4.7.1 try\\n\\\"again\\\" later\"",
+                entry.running.head.id
+            )
+        );
+    }
+
+    // DV-19, OBS-3
+    #[test]
+    fn a_fault_of_our_own_is_an_error_and_no_attempt_unless_somebody_was_dialled() {
+        let ours = || {
+            let status = EnhancedCode::new(4, 4, 3);
+            local(Stage::Dns, status, "DNS: no server answers".to_string())
+        };
+        let fixture = Fixture::new();
+        let entry = enter(&fixture);
+        settle(&fixture.parts, &entry.running, vec![happened(Err(ours()))]);
+        let row = fixture.shown().recipients.remove(0);
+        assert_eq!((row.state, row.attempts), (State::Queued, 0));
+        assert_eq!(
+            row.next_attempt,
+            fixture.clock.now().plus(Duration::from_secs(450))
+        );
+
+        let fixture = Fixture::new();
+        let entry = enter(&fixture);
+        entry.running.dialled(&["192.0.2.7".parse().unwrap()]);
+        let one = happened(Err(ours()));
+        let attempt = record(&entry.running, &one, &[]);
+        let (_, level) = line(
+            &entry.running,
+            &one,
+            &attempt,
+            Verdict::Failed,
+            fixture.clock.now(),
+        );
+        assert_eq!(level, log::Level::Error);
+        settle(&fixture.parts, &entry.running, vec![one]);
+        assert_eq!(fixture.shown().recipients[0].attempts, 1);
+    }
+
+    // RT-3, RT-12: age goes on, whoever is to blame
+    #[test]
+    fn mail_past_its_lifetime_ends_even_if_nobody_can_be_dialled() {
+        let fixture = Fixture::new();
+        let entry = enter(&fixture);
+        fixture.parts.live.set({
+            let mut config = Config::clone(&fixture.parts.live.get());
+            config.retry.lifetime = crate::config::Span(Duration::ZERO);
+            config
+        });
+        let ours = local(Stage::Dns, EnhancedCode::new(4, 4, 3), "DNS".to_string());
+        settle(&fixture.parts, &entry.running, vec![happened(Err(ours))]);
+        assert_eq!(fixture.shown().recipients[0].state, State::Expired);
+    }
+}

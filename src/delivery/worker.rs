@@ -77,7 +77,7 @@ impl Workers {
             let ends = self.ends.0.clone();
             let started = thread::Builder::new().name(name.clone()).spawn(move || {
                 for transaction in &receiver {
-                    carry_out(&parts, transaction, &name);
+                    carry_out(&parts, transaction, &name, attempt::attempt);
                 }
                 let _ = ends.send(());
             });
@@ -168,7 +168,12 @@ impl Workers {
 
 /// Carries out one transaction. Whatever happens in it, its recipients are settled or given back, its permit returns,
 /// and the worker goes on.
-fn carry_out(parts: &Parts, transaction: Transaction, worker: &str) {
+fn carry_out(
+    parts: &Parts,
+    transaction: Transaction,
+    worker: &str,
+    attempt: impl FnOnce(&Parts, &Running, Option<Arc<[u8]>>) -> Left,
+) {
     let Transaction {
         head,
         recipients,
@@ -194,9 +199,7 @@ fn carry_out(parts: &Parts, transaction: Transaction, worker: &str) {
         give_back(parts, running, &running.take_rest(), now);
         return;
     }
-    let result = catch_unwind(AssertUnwindSafe(|| {
-        attempt::attempt(parts, running, content)
-    }));
+    let result = catch_unwind(AssertUnwindSafe(|| attempt(parts, running, content)));
     let left = match result {
         Ok(left) => left,
         Err(panic) => {
@@ -247,4 +250,85 @@ fn panicked(parts: &Parts, running: &Running, panic: &(dyn Any + Send)) {
         poison: true,
     });
     settle(parts, running, happened.collect());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::fixture::Fixture;
+    use super::*;
+    use crate::policy::failure::Cause;
+    use crate::store::{Doubt, State};
+
+    fn run(fixture: &Fixture, attempt: impl FnOnce(&Parts, &Running, Option<Arc<[u8]>>) -> Left) {
+        let transaction = fixture.claim();
+        carry_out(&fixture.parts, transaction, "worker-7", attempt);
+    }
+
+    // Q-22, SC-11, PRC-3
+    #[test]
+    fn a_panic_is_settled_as_our_own_fault_and_the_third_one_holds_the_message() {
+        let fixture = Fixture::new();
+        for times in 1..=3 {
+            run(&fixture, |_, running, _| {
+                running.at_host("mx.dest.test", None);
+                panic!("out of cheese");
+            });
+            let shown = fixture.shown();
+            let row = &shown.recipients[0];
+            let attempt = shown
+                .attempts
+                .last()
+                .and_then(|a| a.result.clone())
+                .unwrap();
+            assert_eq!(attempt.status.to_string(), "4.3.0");
+            assert_eq!(attempt.cause, Some(Cause::Local));
+            assert_eq!(attempt.host, "mx.dest.test");
+            assert_eq!(attempt.text, "internal error: out of cheese");
+            assert_eq!((row.attempts, row.doubt), (times, None));
+            let state = if times < 3 {
+                State::Queued
+            } else {
+                State::Held
+            };
+            assert_eq!(row.state, state);
+            assert_eq!(fixture.parts.registry.count(), 0);
+            fixture.clock.advance(Duration::from_secs(86_400));
+        }
+    }
+
+    //
+    #[test]
+    fn a_panic_after_the_dot_may_mean_a_second_copy() {
+        let fixture = Fixture::new();
+        run(&fixture, |_, running, _| {
+            assert!(running.may_send_dot());
+            panic!("out of cheese");
+        });
+        let row = &fixture.shown().recipients[0];
+        assert_eq!(
+            (row.state, row.doubt),
+            (State::Queued, Some(Doubt::MayBeSentTwice))
+        );
+    }
+
+    // what was settled before the panic stands
+    #[test]
+    fn a_panic_alters_nothing_that_was_settled_before_it() {
+        let fixture = Fixture::new();
+        run(&fixture, |parts, running, _| {
+            let failure = local(
+                crate::policy::failure::Stage::Rcpt,
+                EnhancedCode::new(4, 2, 1),
+                "settled".to_string(),
+            );
+            running.dialled(&["192.0.2.1".parse().unwrap()]);
+            attempt::settle_all(parts, running, &[0], failure, &Arc::default());
+            panic!("out of cheese");
+        });
+        let shown = fixture.shown();
+        assert_eq!(shown.attempts.len(), 1);
+        assert_eq!(shown.attempts[0].result.as_ref().unwrap().text, "settled");
+    }
 }

@@ -255,6 +255,11 @@ impl Bench {
         self.live.set(config);
     }
 
+    /// The dispatcher has stopped.
+    pub fn close_channel(&mut self) {
+        self.sender = None;
+    }
+
     /// Waits until the worker has done all that was sent and has ended.
     pub fn finish(&mut self) {
         self.sender = None;

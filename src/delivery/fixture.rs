@@ -1,0 +1,153 @@
+//! For the unit tests of delivery: one message with one recipient in a temporary queue.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use super::{Parts, Pools, Registry, Tools};
+use crate::clock::{Clock, Timestamp};
+use crate::config::{Config, Live};
+use crate::dispatch::{Permit, Transaction};
+use crate::message::{Head, NewRecipient, Notify, QueueId, RequireTls};
+use crate::net::Network;
+use crate::smtp::address::{Domain, Mailbox, ReversePath};
+use crate::store::{
+    ClaimAction, ClaimRequest, DestinationKey, InDoubt, NewContent, NewMessage, NewRow, Settings,
+    Shown, Store,
+};
+
+pub struct Fixture {
+    pub parts: Parts,
+    pub clock: Clock,
+    id: QueueId,
+    directory: PathBuf,
+    _over: crossbeam_channel::Sender<()>,
+}
+
+impl Fixture {
+    pub fn new() -> Fixture {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!(
+            "posthaste-delivery-{}-{}",
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        );
+        let directory = std::env::temp_dir().join(name);
+        std::fs::create_dir(&directory).unwrap();
+        let clock = Clock::manual(Timestamp::from_secs(1_800_000_000));
+        let settings = Settings {
+            path: directory.join("queue"),
+            max_messages: 0,
+            in_doubt: InDoubt::Retry,
+            poison_limit: 3,
+            collect: Duration::from_secs(5),
+        };
+        let (store, _) = Store::open(&settings, &clock).unwrap();
+        let mut config = Config::default_for(Domain::parse("here.test").unwrap());
+        config.retry.jitter = 0.0;
+        let live = Live::new(config);
+        let id = store.allocate_id().unwrap();
+        store
+            .enqueue(NewMessage {
+                head: Arc::new(head(id, clock.now())),
+                content: NewContent::Inline(Arc::from(&b"S: x\r\n\r\nbody\r\n"[..])),
+                recipients: vec![NewRow {
+                    recipient: NewRecipient {
+                        path: Mailbox::parse("bob@dest.test", false).unwrap(),
+                        orcpt: None,
+                        notify: Notify::default(),
+                    },
+                    destination: DestinationKey(Arc::from("dest.test")),
+                    due: clock.now(),
+                    hold: None,
+                    claim: None,
+                    delay_due: None,
+                }],
+                exempt_from_limits: false,
+            })
+            .unwrap();
+        let (_over, over) = crossbeam_channel::bounded(0);
+        Fixture {
+            parts: Parts {
+                tools: Tools {
+                    store,
+                    network: Network::new(live.clone(), clock.clone()),
+                    live,
+                    clock: clock.clone(),
+                    wake: Arc::new(|_| {}),
+                },
+                pools: Pools::new(),
+                registry: Registry::default(),
+                over,
+            },
+            clock,
+            id,
+            directory,
+            _over,
+        }
+    }
+
+    /// Claims the recipient.
+    pub fn claim(&self) -> Transaction {
+        let shown = self.shown();
+        let rows = shown.recipients;
+        let now = self.clock.now();
+        let claimed = self
+            .parts
+            .store
+            .claim(vec![ClaimRequest {
+                id: self.id,
+                numbers: vec![1],
+                attempts: rows[0].attempts,
+                action: ClaimAction::Claim {
+                    next_attempt: now.plus(Duration::from_secs(450)),
+                },
+            }])
+            .unwrap();
+        assert_eq!(claimed[0].numbers, [1]);
+        Transaction {
+            head: shown.head,
+            recipients: rows,
+            destination: DestinationKey(Arc::from("dest.test")),
+            transport: "direct".into(),
+            content: None,
+            claimed_at: now,
+            permit: Permit::detached(),
+        }
+    }
+
+    pub fn shown(&self) -> Shown {
+        self.parts.store.show(self.id).unwrap().unwrap()
+    }
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        self.parts.store.close();
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+fn head(id: QueueId, arrived: Timestamp) -> Head {
+    Head {
+        id,
+        arrived,
+        caller: "relay".into(),
+        client: "127.0.0.1".into(),
+        reverse_path: ReversePath::parse("joe@here.test", false).unwrap(),
+        added_header: Vec::new(),
+        message_id: "<x@here.test>".into(),
+        subject: "x".into(),
+        size: 14,
+        eight_bit: false,
+        utf8_headers: false,
+        require_tls: RequireTls::Default,
+        envid: None,
+        ret: None,
+        priority: 0,
+        lifetime: None,
+        max_attempts: None,
+        extras: Vec::new(),
+    }
+}
