@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::clock::Timestamp;
+use crate::dispatch::Permit;
 use crate::message::{Head, QueueId};
 use crate::policy::failure::Stage;
 use crate::store::RecipientRow;
@@ -32,10 +33,13 @@ pub struct Running {
     /// One random number for all its recipients, so that what failed together is due together (SC-10, RT-1).
     pub random: f64,
     ledger: Mutex<Ledger>,
+    permit: Mutex<Option<Permit>>,
 }
 
 #[derive(Debug)]
 struct Ledger {
+    /// When the worker was last seen to get on.
+    seen: Instant,
     /// By row: not settled yet.
     open: Vec<bool>,
     phase: Phase,
@@ -80,12 +84,26 @@ impl Running {
 
     /// The worker has come to this stage.
     pub fn at(&self, stage: Stage) {
-        self.lock().stage = stage;
+        let mut ledger = self.lock();
+        ledger.stage = stage;
+        ledger.seen = Instant::now();
+    }
+
+    /// The worker is alive, though it waits.
+    pub fn alive(&self) {
+        self.lock().seen = Instant::now();
+    }
+
+    /// The slot that it holds, once.
+    pub fn permit(&self) -> Option<Permit> {
+        let mut permit = self.permit.lock().unwrap_or_else(PoisonError::into_inner);
+        permit.take()
     }
 
     /// The worker turns to this host.
     pub fn at_host(&self, host: &str, address: Option<SocketAddr>) {
         let mut ledger = self.lock();
+        ledger.seen = Instant::now();
         ledger.stage = Stage::Connect;
         ledger.host = host.to_string();
         ledger.address = address;
@@ -118,6 +136,7 @@ impl Running {
         if ledger.phase == Phase::Working {
             ledger.phase = Phase::DotSent;
             ledger.stage = Stage::FinalDot;
+            ledger.seen = Instant::now();
         }
         ledger.phase == Phase::DotSent
     }
@@ -128,6 +147,7 @@ impl Running {
         if ledger.phase == Phase::DotSent {
             ledger.phase = Phase::Working;
         }
+        ledger.seen = Instant::now();
     }
 
     /// Whether the dot went out and its reply is not known.
@@ -164,6 +184,20 @@ impl Running {
         ledger.phase = Phase::Cut;
         let open = std::mem::take(&mut ledger.open);
         (0..open.len()).filter(|row| open[*row]).collect()
+    }
+
+    /// Takes everything away from a worker that has not got on for so long: the open rows, and whether its dot
+    /// may be out.
+    fn give_up(&self, limit: Duration) -> Option<(Vec<usize>, bool)> {
+        let mut ledger = self.lock();
+        if ledger.phase == Phase::Cut || ledger.seen.elapsed() < limit {
+            return None;
+        }
+        let dot_sent = ledger.phase == Phase::DotSent;
+        ledger.phase = Phase::Cut;
+        let open = std::mem::take(&mut ledger.open);
+        let rows = (0..open.len()).filter(|row| open[*row]).collect();
+        Some((rows, dot_sent))
     }
 
     fn doing(&self) -> Doing {
@@ -220,6 +254,18 @@ pub struct Begun {
     pub claimed_at: Timestamp,
     /// See [`Running`].
     pub worker: String,
+    /// Its slot.
+    pub permit: Permit,
+}
+
+/// What was taken away from a worker that hangs.
+pub struct Hung {
+    /// The transaction.
+    pub running: Arc<Running>,
+    /// Its open rows.
+    pub rows: Vec<usize>,
+    /// The dot may be out.
+    pub dot_sent: bool,
 }
 
 impl Registry {
@@ -231,6 +277,7 @@ impl Registry {
     pub fn enter(&self, begun: Begun) -> (Entry, bool) {
         let running = Arc::new(Running {
             ledger: Mutex::new(Ledger {
+                seen: Instant::now(),
                 open: vec![true; begun.rows.len()],
                 phase: Phase::Working,
                 stage: Stage::Route,
@@ -238,6 +285,7 @@ impl Registry {
                 address: None,
                 dialled: Vec::new(),
             }),
+            permit: Mutex::new(Some(begun.permit)),
             head: begun.head,
             rows: begun.rows,
             transport: begun.transport,
@@ -268,6 +316,24 @@ impl Registry {
     pub fn doing(&self) -> Vec<Doing> {
         let running: Vec<_> = self.lock().running.values().cloned().collect();
         running.iter().map(|running| running.doing()).collect()
+    }
+
+    /// Takes everything away from workers that have not got on for so long.
+    pub fn hung(&self, limit: Duration) -> Vec<Hung> {
+        let mut entries = self.lock();
+        let mut hung = Vec::new();
+        entries.running.retain(|_, running| {
+            let Some((rows, dot_sent)) = running.give_up(limit) else {
+                return true;
+            };
+            hung.push(Hung {
+                running: Arc::clone(running),
+                rows,
+                dot_sent,
+            });
+            false
+        });
+        hung
     }
 
     /// Takes the open recipients of all transactions that have not sent their dot, now and from now on (PRC-2).

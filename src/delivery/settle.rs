@@ -106,14 +106,16 @@ pub(super) fn settle(parts: &Parts, running: &Running, happened: Vec<Happened>) 
     }
     let id = settlement.id;
     if !settlement.outcomes.is_empty()
-        && !persist(parts, id, || parts.store.settle(settlement.clone()))
+        && !persist(parts, running, || parts.store.settle(settlement.clone()))
     {
         return;
     }
     given_back.sort_by_key(|(_, next)| *next);
     for group in given_back.chunk_by(|a, b| a.1 == b.1) {
         let numbers: Vec<u32> = group.iter().map(|(number, _)| *number).collect();
-        if !persist(parts, id, || parts.store.unclaim(id, &numbers, group[0].1)) {
+        if !persist(parts, running, || {
+            parts.store.unclaim(id, &numbers, group[0].1)
+        }) {
             return;
         }
     }
@@ -137,7 +139,7 @@ pub(super) fn give_back(parts: &Parts, running: &Running, rows: &[usize], due: T
         return;
     }
     let id = running.head.id;
-    if persist(parts, id, || parts.store.unclaim(id, &numbers, due)) {
+    if persist(parts, running, || parts.store.unclaim(id, &numbers, due)) {
         let destination = running.rows[rows[0]].destination.clone();
         (parts.wake)(Wake::Due(destination, due));
     }
@@ -316,13 +318,10 @@ fn line(
 }
 
 /// Asks the store until it has taken it. `false`: it never will; the recipients stay claimed, in doubt after a restart.
-fn persist(
-    parts: &Parts,
-    id: crate::message::QueueId,
-    ask: impl Fn() -> Result<(), StoreError>,
-) -> bool {
+fn persist(parts: &Parts, running: &Running, ask: impl Fn() -> Result<(), StoreError>) -> bool {
     let mut told = false;
     loop {
+        running.alive();
         let error = match ask() {
             Ok(()) => return true,
             Err(error) => error,
@@ -330,7 +329,7 @@ fn persist(
         let passing = matches!(error, StoreError::Full(_) | StoreError::Busy);
         if !passing || !told {
             let line = Line::new("unsettled")
-                .key("qid", id)
+                .key("qid", running.head.id)
                 .key("result", if passing { "waiting" } else { "in-doubt" })
                 .peer("text", &error.to_string());
             line.error();
@@ -392,6 +391,7 @@ mod tests {
             transport: transaction.transport,
             claimed_at: transaction.claimed_at,
             worker: "worker-7".into(),
+            permit: transaction.permit,
         };
         fixture.parts.registry.enter(begun).0
     }

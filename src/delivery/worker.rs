@@ -5,12 +5,13 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
 use super::attempt::{self, Left};
 use super::outcome::{Break, local};
-use super::running::{Begun, Running};
+use super::running::{Begun, Hung, Running};
 use super::session::Limits;
 use super::settle::{Happened, Scene, give_back, settle};
 use super::{Parts, Pools, Registry, Tools};
@@ -20,13 +21,23 @@ use crate::net::deadline::Deadline;
 use crate::policy::failure::Failure;
 use crate::smtp::reply::EnhancedCode;
 
+/// How often somebody looks whether all workers get on.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// What a worker may take beyond the longest of its limits before it counts as hanging.
+const SLACK: Duration = Duration::from_secs(300);
+
 /// The worker threads. They end when the dispatcher's channel closes and the transactions under way are over.
 pub struct Workers {
+    crew: Arc<Crew>,
+    /// Dropped at the end; see [`Parts::over`].
+    over: Mutex<Option<Sender<()>>>,
+}
+
+struct Crew {
     parts: Parts,
     receiver: Receiver<Transaction>,
     threads: Mutex<Threads>,
-    /// Dropped at the end; see [`Parts::over`].
-    over: Mutex<Option<Sender<()>>>,
     /// One message for each worker that ends.
     ends: (Sender<()>, Receiver<()>),
 }
@@ -48,20 +59,38 @@ impl Workers {
         receiver: Receiver<Transaction>,
     ) -> io::Result<Workers> {
         let (over_sender, over) = bounded(0);
-        let workers = Workers {
+        let crew = Arc::new(Crew {
             parts: Parts {
                 tools,
                 pools: Pools::new(),
                 registry: Registry::default(),
-                over,
+                over: over.clone(),
             },
             receiver,
             threads: Mutex::new(Threads::default()),
-            over: Mutex::new(Some(over_sender)),
             ends: unbounded(),
-        };
-        workers.grow(count)?;
-        Ok(workers)
+        });
+        crew.grow(count)?;
+        let watched = Arc::clone(&crew);
+        // It ends with `over`, so with `close` or the last of us.
+        thread::Builder::new()
+            .name("worker-watch".to_string())
+            .spawn(move || {
+                while let Err(RecvTimeoutError::Timeout) = over.recv_timeout(LOOK) {
+                    let deliver = &watched.parts.live.get().deliver;
+                    let limit = deliver
+                        .attempt_timeout
+                        .get()
+                        .saturating_add(deliver.total_timeout.get())
+                        .saturating_add(deliver.dot_timeout.get())
+                        .saturating_add(SLACK);
+                    watched.give_up(limit);
+                }
+            })?;
+        Ok(Workers {
+            crew,
+            over: Mutex::new(Some(over_sender)),
+        })
     }
 
     /// Starts further workers until there are `count`. If it is less than before, the dispatcher gives them less to do
@@ -70,6 +99,80 @@ impl Workers {
     /// # Errors
     /// As [`Workers::start`].
     pub fn grow(&self, count: usize) -> io::Result<()> {
+        self.crew.grow(count)
+    }
+
+    /// Transactions under way.
+    pub fn registry(&self) -> &Registry {
+        &self.crew.parts.registry
+    }
+
+    /// Sessions.
+    pub fn pools(&self) -> &Pools {
+        &self.crew.parts.pools
+    }
+
+    /// Waits until all workers have ended, after the dispatcher has stopped. `false`: some are still busy at `deadline`.
+    pub fn wait(&self, deadline: Deadline) -> bool {
+        let mut threads = self.crew.lock();
+        while threads.ended < threads.handles.len() {
+            let end = deadline
+                .remaining()
+                .ok()
+                .and_then(|left| self.crew.ends.1.recv_timeout(left).ok());
+            if end.is_none() {
+                return false;
+            }
+            threads.ended += 1;
+        }
+        for thread in threads.handles.drain(..) {
+            // Panics are caught inside; there is nothing else that it could say.
+            let _ = thread.join();
+        }
+        threads.ended = 0;
+        true
+    }
+
+    /// The grace is over: what has not sent its dot is settled as temporary and can send it no more; what waits for the
+    /// reply to its dot stays claimed (PRC-2). The store must still be open.
+    pub fn cut(&self) {
+        for (running, rows) in self.crew.parts.registry.cut() {
+            let failure = Break::Cut.failure(false, false);
+            let (stage, host, address) = running.place();
+            let scene = Arc::new(Scene {
+                host,
+                address,
+                ..Scene::default()
+            });
+            let happened = rows.into_iter().map(|row| Happened {
+                row,
+                result: Err(Failure {
+                    stage,
+                    ..failure.clone()
+                }),
+                scene: Arc::clone(&scene),
+                poison: false,
+            });
+            settle(&self.crew.parts, &running, happened.collect());
+        }
+    }
+
+    /// Closes idle sessions with QUIT, and lets go of whoever waits for the store.
+    pub fn close(&self) {
+        self.over
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        self.crew.parts.pools.close();
+    }
+}
+
+impl Crew {
+    fn lock(&self) -> MutexGuard<'_, Threads> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn grow(&self, count: usize) -> io::Result<()> {
         let mut threads = self.lock();
         while threads.handles.len() < count.max(1) {
             let name = format!("worker-{}", threads.handles.len() + 1);
@@ -97,72 +200,36 @@ impl Workers {
         Ok(())
     }
 
-    /// Transactions under way.
-    pub fn registry(&self) -> &Registry {
-        &self.parts.registry
-    }
-
-    /// Sessions.
-    pub fn pools(&self) -> &Pools {
-        &self.parts.pools
-    }
-
-    /// Waits until all workers have ended, after the dispatcher has stopped. `false`: some are still busy at `deadline`.
-    pub fn wait(&self, deadline: Deadline) -> bool {
-        let mut threads = self.lock();
-        while threads.ended < threads.handles.len() {
-            let end = deadline
-                .remaining()
-                .ok()
-                .and_then(|left| self.ends.1.recv_timeout(left).ok());
-            if end.is_none() {
-                return false;
-            }
-            threads.ended += 1;
+    /// Gives up transactions whose worker has not got on for `limit`: their recipients are settled, their slots are
+    /// freed, and another worker takes the place of the one that hangs. How many there were.
+    fn give_up(&self, limit: Duration) -> usize {
+        let hung = self.parts.registry.hung(limit);
+        let count = hung.len();
+        for Hung {
+            running,
+            rows,
+            dot_sent,
+        } in hung
+        {
+            let (stage, ..) = running.place();
+            Line::new("hang")
+                .key("qid", running.head.id)
+                .key("stage", stage)
+                .key("worker", &running.worker)
+                .error();
+            poison(
+                &self.parts,
+                &running,
+                rows,
+                dot_sent,
+                "internal error: the worker hangs",
+            );
+            drop(running.permit());
+            let wanted = self.lock().handles.len() + 1;
+            // Without a thread there is one worker fewer; `grow` has said so.
+            let _ = self.grow(wanted);
         }
-        for thread in threads.handles.drain(..) {
-            // Panics are caught inside; there is nothing else that it could say.
-            let _ = thread.join();
-        }
-        threads.ended = 0;
-        true
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Threads> {
-        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The grace is over: what has not sent its dot is settled as temporary and can send it no more; what waits for the
-    /// reply to its dot stays claimed (PRC-2). The store must still be open.
-    pub fn cut(&self) {
-        for (running, rows) in self.parts.registry.cut() {
-            let failure = Break::Cut.failure(false, false);
-            let (stage, host, address) = running.place();
-            let scene = Arc::new(Scene {
-                host,
-                address,
-                ..Scene::default()
-            });
-            let happened = rows.into_iter().map(|row| Happened {
-                row,
-                result: Err(Failure {
-                    stage,
-                    ..failure.clone()
-                }),
-                scene: Arc::clone(&scene),
-                poison: false,
-            });
-            settle(&self.parts, &running, happened.collect());
-        }
-    }
-
-    /// Closes idle sessions with QUIT, and lets go of whoever waits for the store.
-    pub fn close(&self) {
-        self.over
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        self.parts.pools.close();
+        count
     }
 }
 
@@ -192,6 +259,7 @@ fn carry_out(
         transport,
         claimed_at,
         worker: worker.to_string(),
+        permit,
     });
     let running = &entry.running;
     if cut {
@@ -207,8 +275,11 @@ fn carry_out(
             Left::default()
         }
     };
+    // None: it was given up, and its slot is somebody else's.
+    if let Some(permit) = running.permit() {
+        permit.finish(left.feedback);
+    }
     drop(entry);
-    permit.finish(left.feedback);
     // CL-23: QUIT holds no slot, and nothing it brings alters the outcome.
     if !left.quitting.is_empty() {
         let limits = Limits::of(&parts.live.get().deliver);
@@ -225,25 +296,34 @@ fn panicked(parts: &Parts, running: &Running, panic: &(dyn Any + Send)) {
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no words");
-    let (stage, host, address) = running.place();
+    let (stage, ..) = running.place();
     Line::new("panic")
         .key("qid", running.head.id)
         .key("stage", stage)
         .key("worker", &running.worker)
         .peer("text", words)
         .error();
-    let mut failure = local(
-        stage,
-        EnhancedCode::new(4, 3, 0),
-        format!("internal error: {words}"),
+    let rows = running.take_rest();
+    poison(
+        parts,
+        running,
+        rows,
+        running.awaits_dot(),
+        &format!("internal error: {words}"),
     );
-    failure.may_be_sent_twice = running.awaits_dot();
+}
+
+/// Settles rows of a unit of work that panicked or hangs: temporary 4.3.0, counted towards poison.
+fn poison(parts: &Parts, running: &Running, rows: Vec<usize>, dot_sent: bool, text: &str) {
+    let (stage, host, address) = running.place();
+    let mut failure = local(stage, EnhancedCode::new(4, 3, 0), text.to_string());
+    failure.may_be_sent_twice = dot_sent;
     let scene = Arc::new(Scene {
         host,
         address,
         ..Scene::default()
     });
-    let happened = running.take_rest().into_iter().map(|row| Happened {
+    let happened = rows.into_iter().map(|row| Happened {
         row,
         result: Err(failure.clone()),
         scene: Arc::clone(&scene),
@@ -311,6 +391,48 @@ mod tests {
             (row.state, row.doubt),
             (State::Queued, Some(Doubt::MayBeSentTwice))
         );
+    }
+
+    // Q-22, SC-11
+    #[test]
+    fn a_worker_that_hangs_is_replaced_and_can_neither_send_its_dot_nor_settle() {
+        let fixture = Fixture::new();
+        let (sender, receiver) = unbounded();
+        let workers = Workers::start(1, fixture.parts.tools.clone(), receiver).unwrap();
+        let parts = workers.crew.parts.clone();
+        let transaction = fixture.claim();
+        let (hanging, hangs) = bounded(0);
+        let (release, released) = bounded::<()>(0);
+        let worker = thread::spawn(move || {
+            carry_out(&parts, transaction, "worker-7", |parts, running, _| {
+                running.at(crate::policy::failure::Stage::Data);
+                hanging.send(()).unwrap();
+                let _ = released.recv();
+                assert!(!running.may_send_dot());
+                let late = local(
+                    crate::policy::failure::Stage::Data,
+                    EnhancedCode::new(4, 4, 2),
+                    "late".to_string(),
+                );
+                attempt::settle_all(parts, running, &[0], late, &Arc::default());
+                Left::default()
+            });
+        });
+        hangs.recv().unwrap();
+        assert_eq!(workers.crew.give_up(Duration::from_secs(3600)), 0);
+        assert_eq!(workers.crew.give_up(Duration::ZERO), 1);
+        assert_eq!(workers.registry().count(), 0);
+        assert_eq!(workers.crew.lock().handles.len(), 2);
+        drop(release);
+        worker.join().unwrap();
+        let shown = fixture.shown();
+        assert_eq!(shown.attempts.len(), 1);
+        let attempt = shown.attempts[0].result.as_ref().unwrap();
+        assert_eq!(attempt.text, "internal error: the worker hangs");
+        assert_eq!(attempt.stage, crate::policy::failure::Stage::Data);
+        assert_eq!(shown.recipients[0].state, State::Queued);
+        drop(sender);
+        assert!(workers.wait(Deadline::after(Duration::from_secs(20))));
     }
 
     // what was settled before the panic stands

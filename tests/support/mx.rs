@@ -1,11 +1,7 @@
 //! A scripted MX: an SMTP server on loopback, in threads of its own, that does what its script says and remembers
 //! what it saw. Dropping it closes every connection.
 
-#![allow(
-    dead_code,
-    unused_imports,
-    reason = "grows with the scenarios that use it"
-)]
+#![allow(clippy::unwrap_used)] // a test that cannot set up its server has failed
 
 mod script;
 
@@ -18,7 +14,7 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use crossbeam_channel::{Receiver, Sender, unbounded};
 use openssl::ssl::{SslAcceptor, SslMethod, SslStream};
 
 /// How long a test waits for something that must come, before it fails.
@@ -642,14 +638,4 @@ fn tls_acceptor() -> &'static SslAcceptor {
         acceptor.set_certificate(&cert.build()).unwrap();
         acceptor.build()
     })
-}
-
-/// Waits on a receiver with the patience of tests.
-pub fn expect_recv<T>(receiver: &Receiver<T>, what: &str) -> T {
-    match receiver.recv_timeout(PATIENCE) {
-        Ok(value) => value,
-        Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-            panic!("waited in vain: {what}")
-        }
-    }
 }
