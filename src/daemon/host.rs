@@ -48,6 +48,8 @@ pub(super) fn store_settings(config: &Config) -> store::Settings {
         max_messages: config.queue.max_messages,
         in_doubt: config.queue.in_doubt,
         poison_limit: config.queue.poison_limit,
+        min_free: config.queue.min_free.get(),
+        reserve: config.queue.reserve.get(),
         collect: config.dsn.collect.get(),
     }
 }

@@ -41,6 +41,8 @@ impl Fixture {
             max_messages: 0,
             in_doubt: InDoubt::Retry,
             poison_limit: 3,
+            min_free: 0,
+            reserve: 0,
             collect: Duration::from_secs(5),
         };
         let (store, _) = Store::open(&settings, &clock).unwrap();

@@ -48,6 +48,7 @@ impl Staged {
         if piece.is_empty() {
             return Ok(());
         }
+        self.store.shared.check_space()?;
         self.store.ask_briefly(Op::Stage {
             id: self.id,
             first: self.chunks,

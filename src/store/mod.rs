@@ -49,6 +49,7 @@ mod rows;
 mod schema;
 mod settle;
 mod shared;
+mod space;
 mod statements;
 #[cfg(test)]
 mod testing;
@@ -80,6 +81,10 @@ pub struct Settings {
     pub in_doubt: InDoubt,
     /// `queue.poison_limit`.
     pub poison_limit: u32,
+    /// Free octets on the file system under which new mail is refused; taken again at twice that (ST-6).
+    pub min_free: u64,
+    /// Octets of the reserve that is given up to record outcomes on a full disk (ST-6).
+    pub reserve: u64,
     /// `dsn.collect`: failures of one message that come within this time share a notice (DSN-3).
     pub collect: std::time::Duration,
 }
@@ -134,6 +139,9 @@ impl Store {
     /// # Errors
     /// [`StoreError`]; nothing of the message is kept, except that after [`StoreError::Unknown`] it may be there.
     pub fn enqueue(&self, message: NewMessage) -> Result<(), StoreError> {
+        if !message.exempt_from_limits {
+            self.inner.shared.check_space()?;
+        }
         let (content, mut staged) = match message.content {
             NewContent::Inline(data) => (Content::Inline(data), None),
             NewContent::Staged(staged) => {

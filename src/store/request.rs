@@ -78,6 +78,15 @@ pub(super) enum Content {
 }
 
 impl Op {
+    /// What has happened outside, or makes room: it gets the reserve on a full disk (ST-6). A drop or the end of a
+    /// recipient is worth more than a new message or a new attempt.
+    pub(super) fn must_be_recorded(&self) -> bool {
+        matches!(
+            self,
+            Op::Settle(_) | Op::Unclaim { .. } | Op::Change(_) | Op::Pause { .. }
+        )
+    }
+
     /// Octets of content in it.
     pub(super) fn weight(&self) -> usize {
         match self {

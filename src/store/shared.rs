@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use rusqlite::Connection;
 
 use super::rows::MAX_ID;
+use super::space::{Space, Wanted};
 use super::{Settings, StoreError};
 use crate::message::QueueId;
 
@@ -133,6 +134,7 @@ struct Times {
 pub(super) struct Shared {
     pub(super) ids: Ids,
     settings: RwLock<Settings>,
+    pub(super) space: Space,
     /// As of the last commit.
     tally: Mutex<Tally>,
     times: Mutex<Times>,
@@ -157,6 +159,7 @@ impl Shared {
     pub(super) fn new(settings: Settings, next_id: i64, wake_checkpointer: Sender<()>) -> Shared {
         Shared {
             ids: Ids::new(next_id),
+            space: Space::open(&settings.path, wanted_space(&settings)),
             settings: RwLock::new(settings),
             tally: Mutex::default(),
             times: Mutex::default(),
@@ -272,10 +275,26 @@ impl Shared {
             .unwrap_or_else(PoisonError::into_inner) = settings.clone();
     }
 
+    /// Whether there is room for new mail (ST-6).
+    pub(super) fn check_space(&self) -> Result<(), StoreError> {
+        let wanted = {
+            let settings = self.settings.read().unwrap_or_else(PoisonError::into_inner);
+            wanted_space(&settings)
+        };
+        self.space.check(wanted)
+    }
+
     /// `queue.max_messages` and `queue.poison_limit`.
     pub(super) fn limits(&self) -> (u64, u32) {
         let settings = self.settings.read().unwrap_or_else(PoisonError::into_inner);
         (settings.max_messages, settings.poison_limit)
+    }
+}
+
+fn wanted_space(settings: &Settings) -> Wanted {
+    Wanted {
+        min_free: settings.min_free,
+        reserve: settings.reserve,
     }
 }
 

@@ -45,6 +45,8 @@ pub(super) fn settings(path: &Path) -> Settings {
         max_messages: 0,
         in_doubt: InDoubt::Retry,
         poison_limit: 3,
+        min_free: 0,
+        reserve: 0,
         collect: std::time::Duration::from_secs(5),
     }
 }

@@ -176,6 +176,13 @@ impl<'c> Writer<'c> {
                 }
                 true
             }
+            // ST-6: an outcome, or what makes room, gets the reserve.
+            Outcome::RolledBack(StoreError::Full(_))
+                if matches!(&jobs[..], [job] if job.op.must_be_recorded())
+                    && self.shared.space.give_up() =>
+            {
+                self.serve(jobs)
+            }
             Outcome::RolledBack(error) if jobs.len() == 1 => {
                 for job in jobs {
                     job.reply.send(Err(error.clone()));
@@ -523,6 +530,46 @@ mod tests {
     fn messages(conn: &Connection) -> i64 {
         conn.query_row("SELECT count(*) FROM message", [], |row| row.get(0))
             .unwrap()
+    }
+
+    // ST-6, ST-7
+    #[test]
+    fn an_outcome_that_finds_the_disk_full_is_recorded_with_the_reserve() {
+        let directory = TempDir::new();
+        let (_files, conn, shared) = writable(&directory);
+        let mut writer = Writer::new(&conn, Clock::system(), Arc::clone(&shared)).unwrap();
+        let (answers, _) = serve(&mut writer, vec![enqueue(1, b"small")]);
+        assert!(answers[0].is_ok());
+        let pages: i64 = conn
+            .query_row("PRAGMA page_count", [], |row| row.get(0))
+            .unwrap();
+        let full = |pages: i64| {
+            let pragma = format!("PRAGMA max_page_count = {pages}");
+            conn.query_row(&pragma, [], |_| Ok(())).unwrap();
+        };
+        full(pages);
+        let large = vec![b'x'; 200_000];
+        let reserve = shared.space.reserve();
+        std::fs::write(&reserve, b"reserve").unwrap();
+        let pause = || Op::Pause {
+            scope: PauseScope::Domain("d".repeat(60_000)),
+            pause: Some(Pause {
+                since: Timestamp::from_secs(1),
+                until: None,
+                reason: "r".repeat(60_000),
+            }),
+        };
+        // New mail does not get it, and what must be recorded does; here even that was not enough.
+        let (answers, alive) = serve(&mut writer, vec![enqueue(2, &large)]);
+        assert!(alive && matches!(&answers[..], [Err(StoreError::Full(_))]));
+        assert!(reserve.exists());
+        let (answers, alive) = serve(&mut writer, vec![pause()]);
+        assert!(alive && matches!(&answers[..], [Err(StoreError::Full(_))]));
+        assert!(!reserve.exists());
+        assert!(matches!(shared.check_space(), Err(StoreError::Full(_))));
+        full(1_000_000);
+        let (answers, _) = serve(&mut writer, vec![pause()]);
+        assert!(answers[0].is_ok());
     }
 
     // ST-5, ST-16, Q-2

@@ -9,7 +9,6 @@
 
 #[allow(dead_code, reason = "the scenarios use the rest")]
 #[path = "../support/queue.rs"]
-#[allow(dead_code, reason = "needs a part of it")]
 mod queue;
 
 use std::path::PathBuf;

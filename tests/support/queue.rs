@@ -55,6 +55,8 @@ pub fn settings(directory: &Path) -> Settings {
         max_messages: 0,
         in_doubt: InDoubt::Retry,
         poison_limit: 3,
+        min_free: 0,
+        reserve: 0,
         collect: Duration::from_secs(5),
     }
 }
