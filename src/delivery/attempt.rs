@@ -329,8 +329,10 @@ impl Attempt<'_> {
     ) -> After {
         let scene_before = scene;
         self.refuse_unfit(&session, here, &scene_before);
+        let mut first = true;
         while !here.is_empty() {
-            if !session.may_carry_more(&self.config.deliver) {
+            // Whatever the limits are, a session carries one transaction, or dialling would never end.
+            if !std::mem::take(&mut first) && !session.may_carry_more(&self.config.deliver) {
                 return After::Full(session);
             }
             // CL-20, RFC 9422 §4.2

@@ -452,6 +452,9 @@ fn drive(
     loop {
         let command = match dialogue.advance()? {
             Step::Begin(command) => {
+                if !dialogue.wire().is_clean() {
+                    return Err(Broken::out_of_step(command).into());
+                }
                 if stream.has_unread() {
                     return Err(out_of_turn(stream, dialogue, command));
                 }
@@ -527,5 +530,44 @@ fn out_of_turn(stream: &mut Stream, dialogue: &mut impl Dialogue, command: Comma
             dialogue.wire().push(&buffer[..n]);
             Break::Said(Broken::out_of_step(command))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::smtp::address::Domain;
+
+    // CL-9: a 250 after nine minutes is a delivery
+    #[test]
+    fn the_reply_to_the_dot_has_a_limit_of_its_own_and_all_others_end_with_the_total() {
+        let config = Config::default_for(Domain::parse("here.test").unwrap());
+        let limits = Limits::of(&config.deliver);
+        let over = Deadline::after(Duration::ZERO);
+        let left = limits.reply(Command::Dot, over).remaining().unwrap();
+        assert!(left > Duration::from_secs(9 * 60));
+        for command in [
+            Command::Greeting,
+            Command::Ehlo,
+            Command::StartTls,
+            Command::Rset,
+            Command::Mail,
+            Command::Rcpt(0),
+            Command::Data,
+        ] {
+            assert!(limits.reply(command, over).is_over(), "{command}");
+        }
+    }
+
+    // CL-9
+    #[test]
+    fn the_total_grows_by_a_second_for_each_16_kib() {
+        let config = Config::default_for(Domain::parse("here.test").unwrap());
+        let limits = Limits::of(&config.deliver);
+        let left = |size| limits.total(size).remaining().unwrap().as_secs();
+        let (small, large) = (left(0), left(50 << 20));
+        assert!((599..=600).contains(&small), "{small}");
+        assert!((3799..=3800).contains(&large), "{large}");
     }
 }

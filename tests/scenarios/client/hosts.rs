@@ -300,7 +300,7 @@ fn the_attempt_ends_when_its_time_is_over() {
     let stall = || Script::new().rule(on(At::Greeting, Do::Stall));
     let two = hosts(vec![stall(), Script::new()]);
     let bench = Bench::with(&[&two[0], &two[1]], |config| {
-        config.deliver.attempt_timeout = millis(300);
+        config.deliver.attempt_timeout = millis(800);
     });
     let result = bench.deliver(letter(BOB));
     assert_eq!(

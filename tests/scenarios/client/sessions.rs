@@ -72,6 +72,18 @@ fn a_session_ends_with_quit_after_session_messages_transactions() {
     );
 }
 
+// CL-24: a limit that permits nothing at all does not make a loop of dialling
+#[test]
+fn a_session_carries_one_transaction_whatever_its_limits() {
+    let mx = Mx::start(Script::new());
+    let bench = Bench::with(&[&mx], |config| {
+        config.deliver.session_messages = 0;
+        config.deliver.session_age = millis(0);
+    });
+    bench.deliver(letter(BOB)).is_delivered();
+    assert_eq!(mx.connections(), 1);
+}
+
 // CL-24
 #[test]
 fn idle_sessions_are_closed_with_quit() {
@@ -224,16 +236,20 @@ fn a_pooled_session_that_was_closed_or_spoken_to_is_not_used() {
 // CL-7
 #[test]
 fn words_that_wait_before_a_command_are_not_its_reply() {
-    let mx = Mx::start(Script::new().rule(on(
-        At::Greeting,
-        Do::Raw(b"220 mx.test\r\n250 surprise\r\n".to_vec()),
-    )));
-    let result = Bench::new(&[&mx]).deliver(letter(BOB));
-    assert_eq!(
-        result.is(State::Queued, "4.5.0").cause,
-        Some(Cause::Protocol)
-    );
-    assert!(mx.transactions().is_empty());
+    for (at, octets) in [
+        (At::Greeting, "220 mx.test\r\n250 surprise\r\n"),
+        (At::Ehlo, "250 mx.test\r\n250 surprise\r\n"),
+        (At::Ehlo, "250 mx.test\r\n2"),
+    ] {
+        let mx = Mx::start(Script::new().rule(on(at, Do::Raw(octets.into()))));
+        let result = Bench::new(&[&mx]).deliver(letter(BOB));
+        assert_eq!(
+            result.is(State::Queued, "4.5.0").cause,
+            Some(Cause::Protocol)
+        );
+        assert!(mx.transactions().is_empty());
+        assert_eq!(mx.connections(), 1, "{octets:?}");
+    }
 }
 
 // CL-20

