@@ -146,6 +146,11 @@ impl Listen {
             ..defaults
         }
     }
+
+    /// Whether this is the same listener, whatever its rules: same name, same place.
+    pub fn is_at(&self, other: &Listen) -> bool {
+        self.name == other.name && self.address == other.address
+    }
 }
 
 const NOT_YET: &str = "not available in this version";

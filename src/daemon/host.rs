@@ -3,11 +3,11 @@
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::events::{Ask, Asking};
-use crate::config::{Config, ConfigError, Listen, Live};
+use crate::config::{Config, ConfigError, Listen, ListenAddress, Live};
 use crate::delivery::{Doing, Workers};
 use crate::dispatch::{Dispatcher, Wake};
 use crate::front::control::{self, Reloaded};
-use crate::front::listener::Front;
+use crate::front::listener::{Bound, Front};
 use crate::log::{Line, Log};
 use crate::store::{self, Store};
 
@@ -54,22 +54,60 @@ pub(super) fn store_settings(config: &Config) -> store::Settings {
     }
 }
 
-/// Rules of listeners that are there change at once; listeners that are not there yet, or no longer, wait for a
-/// restart, as does the mode of a socket. Says whether any does.
-fn listeners(new: &mut Config, old: &Config) -> bool {
-    let same = |a: &Listen, b: &Listen| a.name == b.name && a.address == b.address;
-    let mut in_force = old.listen.clone();
-    for listen in &mut in_force {
-        if let Some(rules) = new.listen.iter().find(|other| same(other, listen)) {
-            let mode = listen.mode;
-            listen.clone_from(rules);
-            listen.mode = mode;
+/// What a reload does to the listeners (CFG-5).
+struct Listeners {
+    opened: Vec<Listen>,
+    closed: Vec<Listen>,
+    /// Something of it needs a restart.
+    waits: bool,
+}
+
+/// Rules of listeners that stay change at once, listeners come and go. A new low port, which takes a right that we have
+/// given up, and a place that a listener which goes has to leave first need a restart: then no listener comes or goes,
+/// or a move from one to the other would leave the daemon without any. So does the mode of a socket.
+/// `new` becomes what is in force.
+fn listeners(new: &mut Config, old: &Config) -> Listeners {
+    let beyond = |these: &[Listen], those: &[Listen]| -> Vec<Listen> {
+        let lacking = |listen: &&Listen| !those.iter().any(|other| other.is_at(listen));
+        these.iter().filter(lacking).cloned().collect()
+    };
+    let opened = beyond(&new.listen, &old.listen);
+    let closed = beyond(&old.listen, &new.listen);
+    let mut waits = opened.iter().any(|listen| {
+        is_low_port(&listen.address) || closed.iter().any(|other| share_place(other, listen))
+    });
+    let come_and_go = !waits;
+    if !come_and_go {
+        new.listen.retain(|listen| !opened.contains(listen));
+        new.listen.extend(closed.iter().cloned());
+        new.default_listeners = old.default_listeners;
+    }
+    for listen in &mut new.listen {
+        if let Some(before) = old.listen.iter().find(|other| other.is_at(listen)) {
+            waits |= listen.mode != before.mode;
+            listen.mode = before.mode;
         }
     }
-    let waits = in_force != new.listen;
-    new.listen = in_force;
-    new.default_listeners = old.default_listeners;
-    waits
+    let unless_waiting = |these| if come_and_go { these } else { Vec::new() };
+    Listeners {
+        opened: unless_waiting(opened),
+        closed: unless_waiting(closed),
+        waits,
+    }
+}
+
+fn is_low_port(address: &ListenAddress) -> bool {
+    matches!(address, ListenAddress::Tcp(tcp) if (1..1024).contains(&tcp.port()))
+}
+
+/// Whether the system may refuse one of them while the other is there.
+fn share_place(one: &Listen, other: &Listen) -> bool {
+    match (&one.address, &other.address) {
+        (ListenAddress::Tcp(one), ListenAddress::Tcp(other)) => {
+            one.port() == other.port() && one.port() != 0
+        }
+        (one, other) => one == other,
+    }
 }
 
 impl Host {
@@ -92,20 +130,47 @@ impl Host {
         new.pid_file.clone_from(&old.pid_file);
         new.queue.path.clone_from(&old.queue.path);
         new.control.clone_from(&old.control);
-        if listeners(&mut new, &old) {
+        let listeners = listeners(&mut new, &old);
+        if listeners.waits {
             changed.retain(|key| key != "listen");
             restart.push("listen".to_owned());
         }
 
-        // The one step that can fail comes first.
+        // The steps that can fail come first.
+        let opened = listeners.opened.iter().map(|listen| {
+            // We own what we make: root was given up.
+            Bound::new(listen, None).map_err(|error| format!("listen: {error}"))
+        });
+        let opened = opened.collect::<Result<Vec<Bound>, String>>()?;
         if let Some(log) = &self.log {
             log.reconfigure(&new.log)
                 .map_err(|error| error.to_string())?;
         }
+        self.rebind(opened, &listeners.closed)?;
         self.store.reconfigure(&store_settings(&new));
         self.live.set(new);
         self.dispatcher.wake(Wake::Everything);
         Ok(Reloaded { changed, restart })
+    }
+
+    fn rebind(&self, opened: Vec<Bound>, closed: &[Listen]) -> Result<(), String> {
+        if opened.is_empty() && closed.is_empty() {
+            return Ok(());
+        }
+        let front = self.front.get().ok_or("the start is not over yet")?;
+        let addresses: Vec<ListenAddress> = opened.iter().map(Bound::address).collect();
+        front
+            .rebind(opened, closed)
+            .map_err(|error| format!("listen: {error}"))?;
+        for address in addresses {
+            Line::new("listen").key("address", address).info();
+        }
+        for listen in closed {
+            Line::new("listen-closed")
+                .key("address", &listen.address)
+                .info();
+        }
+        Ok(())
     }
 
     /// Open SMTP sessions.

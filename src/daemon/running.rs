@@ -189,8 +189,8 @@ impl Daemon {
         self.host.asking.clone()
     }
 
-    /// Where it listens, in the order of the configuration, with real ports.
-    pub fn addresses(&self) -> &[ListenAddress] {
+    /// Where it listens, with real ports: in the order of the configuration, what a reload has added behind it.
+    pub fn addresses(&self) -> Vec<ListenAddress> {
         self.front.addresses()
     }
 

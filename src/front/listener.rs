@@ -11,7 +11,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -234,8 +234,26 @@ struct Shared {
 pub struct Front {
     shared: Arc<Shared>,
     sessions: Arc<Threads<Arrival>>,
-    acceptors: Mutex<Vec<JoinHandle<()>>>,
-    addresses: Vec<ListenAddress>,
+    doors: Mutex<Vec<Door>>,
+}
+
+/// One listener that is accepted from.
+struct Door {
+    /// What it was bound for.
+    listen: Arc<Listen>,
+    /// Where it listens, with its real port.
+    address: ListenAddress,
+    closed: Arc<Flag>,
+    acceptor: JoinHandle<()>,
+}
+
+impl Door {
+    /// Returns when nothing is accepted any more and the socket is closed; sessions go on.
+    fn close(self) {
+        self.closed.raise();
+        // Its panic has already called `fatal`.
+        let _ = self.acceptor.join();
+    }
 }
 
 impl Front {
@@ -260,23 +278,58 @@ impl Front {
                 serving.session(arrival)
             })),
             shared,
-            acceptors: Mutex::default(),
-            addresses: bound.iter().map(Bound::address).collect(),
+            doors: Mutex::default(),
         };
         for bound in bound {
-            if let Err(error) = front.accept_from(bound) {
-                front.stop();
-                return Err(error);
+            match front.accept_from(bound) {
+                Ok(door) => front.doors().push(door),
+                Err(error) => {
+                    front.stop();
+                    return Err(error);
+                }
             }
         }
         Ok(front)
     }
 
-    fn accept_from(&self, bound: Bound) -> io::Result<()> {
+    /// Other listeners for those that there were (CFG-5): accepts from `opened` and closes those of `closed`, of which
+    /// sessions that are there go on to their end. Returns when what was closed is free to be bound by others.
+    ///
+    /// # Errors
+    /// No threads or descriptors; all is as it was.
+    pub fn rebind(&self, opened: Vec<Bound>, closed: &[Listen]) -> io::Result<()> {
+        let mut new = Vec::with_capacity(opened.len());
+        for bound in opened {
+            match self.accept_from(bound) {
+                Ok(door) => new.push(door),
+                Err(error) => {
+                    new.into_iter().for_each(Door::close);
+                    return Err(error);
+                }
+            }
+        }
+        let mut doors = self.doors();
+        let goes = |door: &mut Door| closed.iter().any(|listen| listen.is_at(&door.listen));
+        let old: Vec<Door> = doors.extract_if(.., goes).collect();
+        doors.append(&mut new);
+        drop(doors);
+        old.into_iter().for_each(Door::close);
+        Ok(())
+    }
+
+    fn doors(&self) -> MutexGuard<'_, Vec<Door>> {
+        self.doors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn accept_from(&self, bound: Bound) -> io::Result<Door> {
+        let address = bound.address();
+        let listen = Arc::new(bound.listen);
+        let closed = Arc::new(Flag::new()?);
         let acceptor = Acceptor {
             shared: Arc::clone(&self.shared),
             sessions: Arc::clone(&self.sessions),
-            listen: Arc::new(bound.listen),
+            listen: Arc::clone(&listen),
+            closed: Arc::clone(&closed),
             socket: bound.socket,
             spare: spare(),
             descriptors: descriptors(),
@@ -290,16 +343,18 @@ impl Front {
                     fatal(&format!("the acceptor of {name} panicked"));
                 }
             })?;
-        self.acceptors
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(handle);
-        Ok(())
+        Ok(Door {
+            listen,
+            address,
+            closed,
+            acceptor: handle,
+        })
     }
 
-    /// Where it listens, in the order of the configuration, with real ports.
-    pub fn addresses(&self) -> &[ListenAddress] {
-        &self.addresses
+    /// Where it listens, with real ports: in the order of the configuration, what a reload has added behind it.
+    pub fn addresses(&self) -> Vec<ListenAddress> {
+        let doors = self.doors();
+        doors.iter().map(|door| door.address.clone()).collect()
     }
 
     /// Sessions now.
@@ -311,16 +366,11 @@ impl Front {
     /// (IN-27). Returns when no connection is accepted any more.
     pub fn stop(&self) {
         self.shared.stops.stopping.raise();
-        let acceptors = std::mem::take(
-            &mut *self
-                .acceptors
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner),
-        );
-        for acceptor in acceptors {
-            // Its panic has already called `fatal`.
-            let _ = acceptor.join();
+        let doors = std::mem::take(&mut *self.doors());
+        for door in &doors {
+            door.closed.raise();
         }
+        doors.into_iter().for_each(Door::close);
     }
 
     /// Ends sessions in DATA too: nothing of their messages is queued. Those at the dot end with their commit.
@@ -346,8 +396,7 @@ impl Shared {
         // The listener's rules may have changed since it was bound (CFG-5).
         let bound = &arrival.listen;
         let mut current = arrival.config.listen.iter();
-        let listen =
-            current.find(|listen| listen.name == bound.name && listen.address == bound.address);
+        let listen = current.find(|listen| listen.is_at(bound));
         let place = Place {
             intake: &self.intake,
             stops: &self.stops,
@@ -370,6 +419,7 @@ struct Acceptor {
     shared: Arc<Shared>,
     sessions: Arc<Threads<Arrival>>,
     listen: Arc<Listen>,
+    closed: Arc<Flag>,
     socket: Socket,
     /// Given up for a moment to turn a client away when there are no descriptors left.
     spare: Option<File>,
@@ -387,7 +437,7 @@ fn descriptors() -> u64 {
 
 impl Acceptor {
     fn run(mut self) {
-        while !self.shared.stops.stopping.is_raised() {
+        while !self.closed.is_raised() {
             match self.socket.accept() {
                 Ok(connection) => self.admit(connection),
                 Err(error) => match error.kind() {
@@ -400,10 +450,10 @@ impl Acceptor {
         }
     }
 
-    /// Until somebody connects, the flag is raised, or the time is over.
+    /// Until somebody connects, the door is closed, or the time is over.
     fn wait(&self, timeout: PollTimeout) {
-        let stopping = self.shared.stops.stopping.as_fd();
-        let mut fds = [stopping, self.socket.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        let closed = self.closed.as_fd();
+        let mut fds = [closed, self.socket.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         // An interruption or an error is seen by the next accept.
         let _ = poll(&mut fds, timeout);
     }
@@ -422,8 +472,7 @@ impl Acceptor {
             }
             self.spare = spare();
         }
-        let stopping = self.shared.stops.stopping.as_fd();
-        let mut fds = [PollFd::new(stopping, PollFlags::POLLIN)];
+        let mut fds = [PollFd::new(self.closed.as_fd(), PollFlags::POLLIN)];
         let rest = PollTimeout::try_from(REST).unwrap_or(PollTimeout::ZERO);
         let _ = poll(&mut fds, rest);
     }
@@ -490,7 +539,7 @@ impl Users {
         caller
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u32, String>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u32, String>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -410,7 +410,7 @@ fn a_faulty_file_changes_nothing_at_a_reload_and_its_fault_is_the_answer() {
 
 // CFG-5
 #[test]
-fn the_rules_of_a_listener_change_at_a_reload_and_a_new_listener_waits() {
+fn the_rules_of_a_listener_change_at_a_reload_and_a_new_low_port_waits() {
     use crate::support::daemon::Smtp;
     let listen = |from: &str| {
         format!("[[listen]]\nname = \"a\"\naddress = \"127.0.0.1:0\"\nrelay_from = [{from}]\n")
@@ -433,6 +433,68 @@ fn the_rules_of_a_listener_change_at_a_reload_and_a_new_listener_waits() {
         ["needs-restart=listen", "OK reloaded"]
     );
     assert_eq!(relays(&daemon), "250");
+}
+
+// CFG-5
+#[test]
+fn listeners_come_and_go_at_a_reload() {
+    use crate::support::daemon::{Smtp, within};
+    use std::net::{SocketAddr, TcpListener, TcpStream};
+    let listen = |name: &str, address: &dyn std::fmt::Display| {
+        format!("[[listen]]\nname = \"{name}\"\naddress = \"{address}\"\n")
+    };
+    // Ports that were free a moment ago.
+    let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr();
+    let (first, second): (SocketAddr, SocketAddr) = (free().unwrap(), free().unwrap());
+    let daemon = TestDaemon::start(&listen("first", &first));
+    let mut old_session = Smtp::connect(first);
+    old_session.say("EHLO x.test");
+
+    // One more.
+    let unix = format!("unix:{}/run/more", daemon.dir.path().display());
+    let three = [
+        listen("first", &first),
+        listen("second", &second),
+        listen("third", &unix),
+    ];
+    daemon.rewrite(&three.concat());
+    assert_eq!(daemon.control("reload"), ["changed=listen", "OK reloaded"]);
+    assert_eq!(daemon.control("reload"), ["OK reloaded"]);
+    Smtp::connect(first);
+    Smtp::connect(second);
+    Smtp::over_unix(Path::new(&unix["unix:".len()..]));
+
+    // One that cannot be had: all stays as it was, and the answer says which.
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().map(|at| (taken, at)).unwrap();
+    daemon.rewrite(&[listen("first", &first), listen("fourth", &taken.1)].concat());
+    let answer = daemon.control("reload");
+    assert!(
+        answer[0].starts_with("ERR ") && answer[0].contains(&taken.1.to_string()),
+        "{answer:?}"
+    );
+    Smtp::connect(second);
+
+    // The first goes; who is there already is served to the end.
+    daemon.rewrite(&listen("second", &second));
+    assert_eq!(daemon.control("reload"), ["changed=listen", "OK reloaded"]);
+    assert!(TcpStream::connect(first).is_err());
+    assert!(!Path::new(&unix["unix:".len()..]).exists());
+    assert_eq!(&old_session.say("NOOP")[..3], "250");
+    Smtp::connect(second);
+    // Its port is free for others.
+    drop(TcpListener::bind(first).unwrap());
+
+    // A move to a low port waits for the restart, and the old door stays open until then.
+    daemon.rewrite(&listen("low", &"127.0.0.1:1"));
+    let waits = ["needs-restart=listen", "OK reloaded"];
+    assert_eq!(daemon.control("reload"), waits);
+    Smtp::connect(second);
+    // So does another address with the same port.
+    daemon.rewrite(&listen("all", &format!("0.0.0.0:{}", second.port())));
+    assert_eq!(daemon.control("reload"), waits);
+    Smtp::connect(second);
+    within("the stop", move || daemon.stop());
 }
 
 // CFG-8, CTL-3

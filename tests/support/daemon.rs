@@ -126,7 +126,7 @@ impl TestDaemon {
             log: None,
         };
         let daemon = Daemon::start(config, doors, setup)?;
-        let (asking, addresses) = (daemon.asking(), daemon.addresses().to_vec());
+        let (asking, addresses) = (daemon.asking(), daemon.addresses());
         let thread = std::thread::spawn(move || daemon.run());
         Ok(TestDaemon {
             asking,

@@ -123,16 +123,16 @@ impl House {
     }
 
     pub fn tcp(&self) -> SocketAddr {
-        let address = self.front.addresses().iter().find_map(|a| match a {
-            ListenAddress::Tcp(address) => Some(*address),
+        let address = self.front.addresses().into_iter().find_map(|a| match a {
+            ListenAddress::Tcp(address) => Some(address),
             ListenAddress::Unix(_) => None,
         });
         address.unwrap()
     }
 
     pub fn unix(&self) -> PathBuf {
-        let path = self.front.addresses().iter().find_map(|a| match a {
-            ListenAddress::Unix(path) => Some(path.clone()),
+        let path = self.front.addresses().into_iter().find_map(|a| match a {
+            ListenAddress::Unix(path) => Some(path),
             ListenAddress::Tcp(_) => None,
         });
         path.unwrap()
