@@ -98,7 +98,7 @@ pub(super) fn settle(parts: &Parts, running: &Running, happened: Vec<Happened>) 
             verdict,
             destination,
             attempt,
-            delay_due: notice::next_delay_of(&config, &running.head, now),
+            delay_due: notice::next_delay_of(&config, &running.head, row.delay_told),
             unconfirmed: row.recipient.notify.success
                 && one.result.as_ref().is_ok_and(|accepted| !accepted.confirms),
             poison: one.poison,

@@ -206,6 +206,7 @@ mod tests {
             dialled: Vec::new(),
             blocker: String::new(),
             doubt: None,
+            delay_told: std::time::Duration::ZERO,
         };
         (1..=count)
             .map(|number| DueRecipient {

@@ -364,7 +364,7 @@ impl Incoming<'_> {
             waiting: Vec::new(),
         };
         let mut groups: HashMap<(String, DestinationKey), Group> = HashMap::new();
-        let delay_due = notice::next_delay_of(config, head, head.arrived);
+        let delay_due = notice::next_delay_of(config, head, std::time::Duration::ZERO);
         for (index, recipient) in recipients.into_iter().enumerate() {
             let routed = route(
                 config,
@@ -494,6 +494,7 @@ impl Plan {
                 dialled: Vec::new(),
                 blocker: String::new(),
                 doubt: None,
+                delay_told: std::time::Duration::ZERO,
             });
         }
         self.claimed.push(Transaction {

@@ -20,14 +20,15 @@ use crate::log::Line;
 use crate::message::dsn::{Action, Block, Composed, Notice, Original, compose};
 use crate::message::trace::new_message_id;
 use crate::message::{Head, NewRecipient, Notify, QueueId, RequireTls, Ret};
+use crate::policy::failure::Attempt;
 use crate::policy::notice;
 use crate::policy::retry::Terms;
 use crate::policy::route::{RouteFacts, route};
 use crate::smtp::address::{AddressDomain, Mailbox, ReversePath};
 use crate::smtp::reply::EnhancedCode;
 use crate::store::{
-    DestinationKey, NewContent, NewMessage, NewRow, NoticeKind, PendingNotice, RecipientRow,
-    ShownAttempt, State, Store, StoreError,
+    DelayNoted, DestinationKey, DueRecipient, NewContent, NewMessage, NewRow, NoticeKind,
+    PendingNotice, RecipientRow, ShownAttempt, State, Store, StoreError,
 };
 
 /// Rows looked at in one go.
@@ -35,6 +36,12 @@ const STEP: usize = 500;
 
 /// When the store cannot answer, it is asked again after this time.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A notice whose making panics is tried again after this time, and meanwhile stands in nobody's way.
+const AFTER_PANIC: Duration = Duration::from_secs(3600);
+
+/// Longest sleep while there is something to tell some day, so that a step of the wall clock is noticed (RT-9).
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
 /// The caller of our own mail.
 const CALLER: &str = "dsn";
@@ -45,13 +52,32 @@ pub struct Notices {
     thread: JoinHandle<()>,
 }
 
-/// What it works with.
+/// Why mail waits that is not tried, and until when.
+type Blocker = dyn Fn(&DueRecipient) -> Option<(String, Option<Timestamp>)> + Send + Sync;
+
+/// What makes notifications: all of it but the thread that does it in time.
 #[derive(Clone)]
-struct Parts {
-    config: Live,
-    store: Store,
-    dispatcher: Dispatcher,
-    clock: Clock,
+pub struct Teller {
+    /// The configuration in force.
+    pub config: Live,
+    /// The queue.
+    pub store: Store,
+    /// Its time.
+    pub clock: Clock,
+    /// Tells dispatch of a notification that is due.
+    pub wake: Arc<dyn Fn(Wake) + Send + Sync>,
+    /// What dispatch says of mail that is due.
+    pub blocker: Arc<Blocker>,
+}
+
+impl Teller {
+    /// Tells everything that is due and returns when something will be next.
+    ///
+    /// # Errors
+    /// [`StoreError`]: what was not told stays on its list; ask again later.
+    pub fn tell_all_due(&self) -> Result<Option<Timestamp>, StoreError> {
+        tell_all_due(self)
+    }
 }
 
 impl Notices {
@@ -66,11 +92,13 @@ impl Notices {
         clock: Clock,
     ) -> std::io::Result<Notices> {
         let (stop, stopped) = bounded(0);
-        let parts = Parts {
+        let waking = dispatcher.clone();
+        let parts = Teller {
             config,
             store,
-            dispatcher,
             clock,
+            wake: Arc::new(move |wake| waking.wake(wake)),
+            blocker: Arc::new(move |due| dispatcher.blocker(due)),
         };
         let thread = std::thread::Builder::new()
             .name("notices".into())
@@ -85,24 +113,26 @@ impl Notices {
     }
 }
 
-fn run(parts: &Parts, stopped: &Receiver<()>) {
+fn run(parts: &Teller, stopped: &Receiver<()>) {
     let earlier = parts.store.notices();
     loop {
         // PRC-3: a panic costs one round, not the notices of all others.
         let round = catch_unwind(AssertUnwindSafe(|| tell_all_due(parts)));
+        let now = parts.clock.now();
         let next = match round {
-            Ok(Ok(next)) => next,
+            Ok(Ok(next)) => next.map(|next| next.min(now.plus(LONGEST_SLEEP))),
             Ok(Err(StoreError::Closed)) => return,
             Ok(Err(error)) => {
+                // The store is full or busy: everything stays on its list.
                 Line::new("notice")
                     .key("result", "later")
                     .peer("text", &error.to_string())
                     .warn();
-                Some(parts.clock.now().plus(PATIENCE))
+                Some(now.plus(PATIENCE))
             }
             Err(_) => {
                 Line::new("panic").key("thread", "notices").error();
-                Some(parts.clock.now().plus(PATIENCE))
+                Some(now.plus(PATIENCE))
             }
         };
         let timer = parts.clock.timer(next.unwrap_or(Timestamp::MAX));
@@ -114,8 +144,7 @@ fn run(parts: &Parts, stopped: &Receiver<()>) {
     }
 }
 
-/// Tells everything that is due and returns when something will be next.
-fn tell_all_due(parts: &Parts) -> Result<Option<Timestamp>, StoreError> {
+fn tell_all_due(parts: &Teller) -> Result<Option<Timestamp>, StoreError> {
     let config = parts.config.get();
     loop {
         let next = parts.store.next_notice()?;
@@ -125,14 +154,14 @@ fn tell_all_due(parts: &Parts) -> Result<Option<Timestamp>, StoreError> {
         }
         note_delays(parts, &config, now)?;
         for (id, kind) in parts.store.due_notices(now, STEP)? {
-            tell(parts, &config, id, kind)?;
+            tell_or_postpone(parts, &config, id, kind)?;
         }
         sum_up(parts, &config, now)?;
     }
 }
 
 /// RT-8: delays that have reached an age are written down as notices.
-fn note_delays(parts: &Parts, config: &Config, now: Timestamp) -> Result<(), StoreError> {
+fn note_delays(parts: &Teller, config: &Config, now: Timestamp) -> Result<(), StoreError> {
     loop {
         let due = parts.store.delays(now, STEP)?;
         if due.is_empty() {
@@ -141,35 +170,77 @@ fn note_delays(parts: &Parts, config: &Config, now: Timestamp) -> Result<(), Sto
         let rows = due
             .iter()
             .map(|delay| {
-                let facts = delay.facts.as_ref();
-                let next = facts.and_then(|(head, _)| notice::next_delay_of(config, head, now));
-                (delay.row, next)
+                // What cannot be read is dispatch's to hold.
+                let (told, next) = delay.facts.as_ref().map_or((None, None), |(head, row)| {
+                    let told = notice::delay_reached(config, head, row.delay_told, now);
+                    let known = told.unwrap_or(row.delay_told);
+                    let next = notice::next_delay_of(config, head, known);
+                    // Past the expiry an age that went by is nothing to wait for.
+                    (told, next.filter(|next| *next > now))
+                });
+                DelayNoted {
+                    row: delay.row,
+                    told,
+                    next,
+                }
             })
             .collect();
         parts.store.note_delays(rows)?;
     }
 }
 
+/// One notice that cannot be made must not keep the others from their senders: it is put off, if the store still
+/// takes anything.
+fn tell_or_postpone(
+    parts: &Teller,
+    config: &Config,
+    id: QueueId,
+    kind: NoticeKind,
+) -> Result<(), StoreError> {
+    let made = catch_unwind(AssertUnwindSafe(|| tell(parts, config, id, kind)));
+    let line = Line::new("notice").key("qid", id).key("kind", word(kind));
+    let after = match made {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(StoreError::Closed)) => return Err(StoreError::Closed),
+        Ok(Err(error)) => {
+            let line = line.key("result", "later");
+            line.peer("text", &error.to_string()).warn();
+            PATIENCE
+        }
+        Err(_) => {
+            line.key("result", "later").key("text", "panic").error();
+            AFTER_PANIC
+        }
+    };
+    let later = parts.clock.now().plus(after);
+    parts.store.postpone_notice(id, kind, later)
+}
+
 /// Composes and queues one notification.
-fn tell(parts: &Parts, config: &Config, id: QueueId, kind: NoticeKind) -> Result<(), StoreError> {
+fn tell(parts: &Teller, config: &Config, id: QueueId, kind: NoticeKind) -> Result<(), StoreError> {
     let Some(mut pending) = parts.store.pending_notice(id, kind)? else {
         return Ok(());
     };
     let numbers = std::mem::take(&mut pending.numbers);
     let Some(head) = pending.head.clone() else {
-        lost(id, kind, "the message's row is damaged");
+        lost(parts, id, kind, "the message's row is damaged");
         return parts
             .store
             .send_notice(id, kind, numbers, None, None)
             .map(drop);
     };
-    let blocks = blocks(config, &head, kind, &pending, parts.clock.now());
+    let blocks = blocks(parts, config, &head, kind, &pending);
     // DSN-12: where no answer can arrive, the postmaster gets it.
     let (to, sender) = match (recipient_of(config, &head), &config.dsn.postmaster) {
         (Some(sender), _) => (sender.clone(), true),
         (None, Some(postmaster)) => (postmaster.clone(), false),
         (None, None) => {
-            lost(id, kind, "its sender cannot be reached by construction");
+            lost(
+                parts,
+                id,
+                kind,
+                "its sender cannot be reached by construction",
+            );
             return parts
                 .store
                 .send_notice(id, kind, numbers, None, None)
@@ -183,7 +254,6 @@ fn tell(parts: &Parts, config: &Config, id: QueueId, kind: NoticeKind) -> Result
             .send_notice(id, kind, numbers, None, None)
             .map(drop);
     }
-    let further = numbers.len().saturating_sub(pending.recipients.len());
     let original = original(parts, config, &head);
     let limit = usize::try_from(config.dsn.return_max.get()).unwrap_or(usize::MAX);
     let original = if whole_wanted(config, &head) {
@@ -195,7 +265,7 @@ fn tell(parts: &Parts, config: &Config, id: QueueId, kind: NoticeKind) -> Result
     let composed = compose(&Notice {
         head: &head,
         blocks: &blocks,
-        further,
+        further: pending.further,
         original,
         reporting_mta: &config.hostname,
         from: &config.dsn.from,
@@ -215,11 +285,11 @@ fn tell(parts: &Parts, config: &Config, id: QueueId, kind: NoticeKind) -> Result
         .key("qid", id)
         .path("to", &to)
         .key("kind", word(kind))
-        .num("rcpts", (blocks.len() + further) as u64);
+        .num("rcpts", (blocks.len() + pending.further) as u64);
     if sent {
         line.key("result", "queued").key("as", own).info();
         let now = parts.clock.now();
-        parts.dispatcher.wake(Wake::Due(destination, now));
+        (parts.wake)(Wake::Due(destination, now));
     } else {
         // DSN-11: never silently.
         line.key("result", "withheld").warn();
@@ -228,7 +298,7 @@ fn tell(parts: &Parts, config: &Config, id: QueueId, kind: NoticeKind) -> Result
 }
 
 /// DSN-11: what was withheld is summed up to the postmaster once an hour.
-fn sum_up(parts: &Parts, config: &Config, now: Timestamp) -> Result<(), StoreError> {
+fn sum_up(parts: &Teller, config: &Config, now: Timestamp) -> Result<(), StoreError> {
     let withheld = parts.store.withheld_notices(now)?;
     if withheld.is_empty() {
         return Ok(());
@@ -252,7 +322,7 @@ fn sum_up(parts: &Parts, config: &Config, now: Timestamp) -> Result<(), StoreErr
     );
     let (message, destination) = own_message(parts, config, &composed, message_id, postmaster)?;
     parts.store.send_summary(addresses, Some(message))?;
-    parts.dispatcher.wake(Wake::Due(destination, now));
+    (parts.wake)(Wake::Due(destination, now));
     Ok(())
 }
 
@@ -274,7 +344,7 @@ fn whole_wanted(config: &Config, head: &Head) -> bool {
 }
 
 /// What of the original may be returned; empty if its content cannot be read, because the notification matters more.
-fn original(parts: &Parts, config: &Config, head: &Head) -> Vec<u8> {
+fn original(parts: &Teller, config: &Config, head: &Head) -> Vec<u8> {
     let limit = usize::try_from(config.dsn.return_max.get()).unwrap_or(usize::MAX);
     let mut octets = head.added_header.clone();
     let read = (|| {
@@ -297,83 +367,107 @@ fn original(parts: &Parts, config: &Config, head: &Head) -> Vec<u8> {
 }
 
 fn blocks(
+    parts: &Teller,
     config: &Config,
-    head: &Head,
+    head: &Arc<Head>,
     kind: NoticeKind,
     pending: &PendingNotice,
-    now: Timestamp,
 ) -> Vec<Block> {
-    let mut blocks: Vec<Block> = Vec::new();
-    for (row, attempt) in &pending.recipients {
-        // A delay is news only while it lasts.
-        if kind == NoticeKind::Delayed && row.state.is_final() {
-            continue;
-        }
-        let block = block(config, head, kind, row, attempt.as_ref(), now);
-        // DSN-16: several expansions of one original recipient are one.
-        let known = block.orcpt.is_some() && blocks.iter().any(|b| b.orcpt == block.orcpt);
-        if !known {
-            blocks.push(block);
-        }
-    }
-    blocks
+    let recipients = pending.recipients.iter();
+    recipients
+        .map(|(row, attempt)| match kind {
+            NoticeKind::Failed => failed(head, row, attempt.as_ref()),
+            NoticeKind::Delayed => {
+                let waits = (row.state == State::Queued)
+                    .then(|| {
+                        (parts.blocker)(&DueRecipient {
+                            head: Arc::clone(head),
+                            row: row.clone(),
+                        })
+                    })
+                    .flatten();
+                let now = parts.clock.now();
+                delayed(config, head, row, attempt.as_ref(), waits, now)
+            }
+            NoticeKind::Success => relayed(row, attempt.as_ref()),
+        })
+        .collect()
 }
 
-fn block(
-    config: &Config,
-    head: &Head,
-    kind: NoticeKind,
-    row: &RecipientRow,
-    attempt: Option<&ShownAttempt>,
-    now: Timestamp,
-) -> Block {
-    let last = attempt.and_then(|attempt| attempt.result.as_ref());
-    let by_operator = attempt.is_some_and(|attempt| attempt.operator.is_some());
-    let (action, status) = match (kind, row.state) {
-        (NoticeKind::Success, _) => (
-            Action::Relayed,
-            last.map_or(EnhancedCode::new(2, 0, 0), |last| last.status),
-        ),
-        (NoticeKind::Delayed, _) => (
-            Action::Delayed,
-            last.map_or(EnhancedCode::new(4, 0, 0), |last| last.status),
-        ),
-        // CTL-12, DSN-7
-        (NoticeKind::Failed, _) if by_operator => (Action::Failed, EnhancedCode::new(5, 7, 0)),
-        (NoticeKind::Failed, State::Expired) => (Action::Failed, EnhancedCode::new(4, 4, 7)),
-        (NoticeKind::Failed, _) => (
-            Action::Failed,
-            last.map_or(EnhancedCode::new(5, 0, 0), |last| last.status),
-        ),
-    };
-    let last = last.filter(|_| !by_operator);
-    let delayed = kind == NoticeKind::Delayed;
-    let reason = match last {
-        Some(last) => last.text.clone(),
-        None if row.blocker.is_empty() && delayed => "It has not been tried yet.".to_owned(),
-        None => row.blocker.clone(),
-    };
+/// What is the same in all of them: the facts of the row, and of its latest attempt if that had a result.
+fn block(row: &RecipientRow, action: Action, last: Option<&Attempt>, own: EnhancedCode) -> Block {
     Block {
         number: row.id.number,
         path: row.recipient.path.clone(),
         orcpt: row.recipient.orcpt.clone(),
         action,
-        status,
+        status: last.map_or(own, |last| last.status),
         remote: last
             .filter(|last| !last.host.is_empty())
             .map(|last| (last.host.clone(), last.address.map(|address| address.ip()))),
         code: last.and_then(|last| last.code),
-        reason,
+        reason: last.map_or_else(|| row.blocker.clone(), |last| last.text.clone()),
         attempts: row.attempts,
         last_attempt: row.last_attempt,
-        next_attempt: delayed.then(|| row.next_attempt.max(now)),
-        retry_until: delayed.then(|| Terms::of(config, head).expiry()),
+        next_attempt: None,
+        retry_until: None,
+        expired_after: None,
     }
+}
+
+fn failed(head: &Head, row: &RecipientRow, attempt: Option<&ShownAttempt>) -> Block {
+    let by_operator = attempt.is_some_and(|attempt| attempt.operator.is_some());
+    // What the last host said is not why an operator gave up.
+    let last = attempt.and_then(|attempt| attempt.result.as_ref());
+    let last = last.filter(|_| !by_operator);
+    let own = EnhancedCode::new(5, if by_operator { 7 } else { 0 }, 0);
+    let mut block = block(row, Action::Failed, last, own);
+    // DSN-7, RFC 3463 §3.5
+    if row.state == State::Expired {
+        block.status = EnhancedCode::new(4, 4, 7);
+        let waited = row.last_attempt.unwrap_or(head.arrived);
+        block.expired_after = Some(waited.since(head.arrived));
+    }
+    block
+}
+
+/// RT-8: what blocks it now, else what the last attempt met; `waits` is a pause or the like, and until when.
+fn delayed(
+    config: &Config,
+    head: &Head,
+    row: &RecipientRow,
+    attempt: Option<&ShownAttempt>,
+    waits: Option<(String, Option<Timestamp>)>,
+    now: Timestamp,
+) -> Block {
+    let last = attempt.and_then(|attempt| attempt.result.as_ref());
+    let last = last.filter(|_| waits.is_none());
+    // RFC 3463 §3.4: X.3.2, a system that takes no messages now, for what we do not even try.
+    let own = if waits.is_some() {
+        EnhancedCode::new(4, 3, 2)
+    } else {
+        EnhancedCode::new(4, 0, 0)
+    };
+    let mut block = block(row, Action::Delayed, last, own);
+    block.next_attempt = Some(row.next_attempt.max(now));
+    if let Some((why, until)) = waits {
+        block.reason = why;
+        block.next_attempt = until.map(|until| until.max(row.next_attempt));
+    } else if block.reason.is_empty() {
+        block.reason = "It waits for its first attempt.".to_owned();
+    }
+    block.retry_until = Some(Terms::of(config, head).expiry());
+    block
+}
+
+fn relayed(row: &RecipientRow, attempt: Option<&ShownAttempt>) -> Block {
+    let last = attempt.and_then(|attempt| attempt.result.as_ref());
+    block(row, Action::Relayed, last, EnhancedCode::new(2, 0, 0))
 }
 
 /// A message of our own: from nobody, exempt from limits, ready to queue.
 fn own_message(
-    parts: &Parts,
+    parts: &Teller,
     config: &Config,
     composed: &Composed,
     message_id: String,
@@ -454,7 +548,8 @@ fn word(kind: NoticeKind) -> &'static str {
 }
 
 /// DSN-10: a notification that cannot be sent is at least said here.
-fn lost(id: QueueId, kind: NoticeKind, why: &str) {
+fn lost(parts: &Teller, id: QueueId, kind: NoticeKind, why: &str) {
+    parts.store.count_lost_notice();
     Line::new("notice")
         .key("qid", id)
         .key("kind", word(kind))

@@ -23,38 +23,73 @@ pub fn wanted(answerable: bool, notify: Notify, action: Action) -> bool {
     }
 }
 
-/// When the sender of a message is to be told next that it is still here, under the configuration in force.
-pub fn next_delay_of(config: &Config, head: &Head, now: Timestamp) -> Option<Timestamp> {
+/// When the sender of a message is to be told next that a recipient is still here, under the configuration in force:
+/// at the first age past `told`, the one that was told last. It may have gone by already, when ages were lowered.
+/// `None` when no further one will ever be due (RT-8: each age at most once, none at or past the expiry).
+pub fn next_delay_of(config: &Config, head: &Head, told: Duration) -> Option<Timestamp> {
     head.reverse_path.mailbox()?;
-    let ages: Vec<Duration> = config
-        .retry
-        .delay_notices
-        .iter()
-        .map(|age| age.get())
-        .collect();
-    next_delay(&ages, head.arrived, Terms::of(config, head).expiry(), now)
+    ages_before_expiry(config, head)
+        .filter(|age| *age > told)
+        .min()
+        .map(|age| head.arrived.plus(age))
 }
 
-/// When the next delay notice of a recipient is due: at the first of `ages` that lies after `now` and before the
-/// recipient's expiry. `None` when no further one will ever be due (RT-8: each age at most once, none at or past expiry).
-pub fn next_delay(
-    ages: &[Duration],
-    counted_from: Timestamp,
-    expiry: Timestamp,
+/// The age that a delay notice sent now tells: the last one reached, if it was not told before. Several that went by
+/// together, as while the daemon was down, are one notice.
+pub fn delay_reached(
+    config: &Config,
+    head: &Head,
+    told: Duration,
     now: Timestamp,
-) -> Option<Timestamp> {
-    ages.iter()
-        .map(|age| counted_from.plus(*age))
-        .filter(|at| *at > now && *at < expiry)
-        .min()
+) -> Option<Duration> {
+    head.reverse_path.mailbox()?;
+    // The attempt that follows is the last, and its end is told (RT-4).
+    if now >= Terms::of(config, head).expiry() {
+        return None;
+    }
+    ages_before_expiry(config, head)
+        .filter(|age| *age > told && head.arrived.plus(*age) <= now)
+        .max()
+}
+
+fn ages_before_expiry(config: &Config, head: &Head) -> impl Iterator<Item = Duration> {
+    let expiry = Terms::of(config, head).expiry();
+    let ages = config.retry.delay_notices.iter().map(|age| age.get());
+    ages.filter(move |age| head.arrived.plus(*age) < expiry)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Span;
+    use crate::message::{QueueId, RequireTls};
+    use crate::smtp::address::{Domain, ReversePath};
 
     fn hours(n: u64) -> Duration {
         Duration::from_secs(n * 3600)
+    }
+
+    fn head(arrived: Timestamp) -> Head {
+        Head {
+            id: QueueId::new(42).unwrap(),
+            arrived,
+            caller: "relay".into(),
+            client: "192.0.2.9".into(),
+            reverse_path: ReversePath::parse("ann@here.example", false).unwrap(),
+            added_header: Vec::new(),
+            message_id: String::new(),
+            subject: String::new(),
+            size: 1000,
+            eight_bit: false,
+            utf8_headers: false,
+            require_tls: RequireTls::Default,
+            envid: None,
+            ret: None,
+            priority: 0,
+            lifetime: None,
+            max_attempts: None,
+            extras: Vec::new(),
+        }
     }
 
     // DSN-1, DSN-2
@@ -88,21 +123,34 @@ mod tests {
     // RT-8
     #[test]
     fn each_age_comes_once_and_none_at_or_past_the_expiry() {
+        let mut config = Config::default_for(Domain::parse("here.example").unwrap());
+        config.retry.lifetime = Span(hours(72));
         let start = Timestamp::from_secs(1_000_000);
-        let ages = [hours(4), hours(24), hours(72)];
-        let expiry = start.plus(hours(72));
+        let head = head(start);
+        let next = |config: &Config, told| {
+            next_delay_of(config, &head, hours(told)).map(|at| at.since(start).as_secs() / 3600)
+        };
+        let reached = |config: &Config, told, age| {
+            delay_reached(config, &head, hours(told), start.plus(hours(age)))
+                .map(|age| age.as_secs() / 3600)
+        };
+        // The third of the default ages is the expiry itself.
         assert_eq!(
-            next_delay(&ages, start, expiry, start),
-            Some(start.plus(hours(4)))
+            [0, 4, 24].map(|told| next(&config, told)),
+            [Some(4), Some(24), None]
         );
-        assert_eq!(
-            next_delay(&ages, start, expiry, start.plus(hours(4))),
-            Some(start.plus(hours(24)))
-        );
-        assert_eq!(
-            next_delay(&ages, start, expiry, start.plus(hours(24))),
-            None
-        );
-        assert_eq!(next_delay(&[], start, expiry, start), None);
+        assert_eq!(reached(&config, 0, 3), None);
+        assert_eq!(reached(&config, 0, 4), Some(4));
+        assert_eq!(reached(&config, 4, 23), None);
+        // Both went by while nobody looked, and the clock goes back afterwards.
+        assert_eq!(reached(&config, 0, 30), Some(24));
+        assert_eq!(reached(&config, 24, 5), None);
+        assert_eq!(reached(&config, 0, 72), None);
+        // Ages that were lowered count from the next look on; without any nothing is told.
+        config.retry.delay_notices = vec![Span(hours(1)), Span(hours(3))];
+        assert_eq!(next(&config, 0), Some(1));
+        assert_eq!(reached(&config, 0, 2), Some(1));
+        config.retry.delay_notices.clear();
+        assert_eq!((next(&config, 0), reached(&config, 0, 30)), (None, None));
     }
 }

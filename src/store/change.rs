@@ -181,6 +181,9 @@ impl Writer<'_> {
         horizon: Timestamp,
         after: (i64, i64),
     ) -> Result<Answer, Fault> {
+        if after.0 == i64::MAX {
+            self.pull_notices()?;
+        }
         let (now, horizon) = (now.millis(), horizon.millis());
         let page: Vec<[i64; 6]> = self
             .sql

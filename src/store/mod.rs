@@ -340,6 +340,7 @@ impl Store {
         let free = nix::sys::statvfs::statvfs(&self.inner.wal)
             .map_or(0, |fs| fs.blocks_available() * fs.fragment_size());
         let count = |count: i64| u64::try_from(count).unwrap_or(0);
+        let (notices_lost, notices_withheld) = self.inner.shared.notices_counted();
         Ok(StoreStats {
             messages: count(tally.messages),
             queued: count(tally.queued),
@@ -351,6 +352,8 @@ impl Store {
             requests,
             wal_bytes: checkpoint::wal_size(&self.inner.wal),
             free_bytes: free,
+            notices_lost,
+            notices_withheld,
             commit_time,
         })
     }
@@ -383,12 +386,12 @@ impl Store {
             .read(|conn| notice::delays(conn, now, limit))
     }
 
-    /// Writes down that senders are to be told of these delays, and when the next one of each is due. Rows that are
-    /// finished, held, or at their first attempt are passed over.
+    /// Writes down that senders are to be told of these delays, and when to look at each again. Rows that are finished,
+    /// held, or at their first attempt are passed over.
     ///
     /// # Errors
     /// [`StoreError`]; ask again later.
-    pub fn note_delays(&self, rows: Vec<(i64, Option<Timestamp>)>) -> Result<(), StoreError> {
+    pub fn note_delays(&self, rows: Vec<DelayNoted>) -> Result<(), StoreError> {
         self.inner.ask(Op::Delays(rows)).map(drop)
     }
 
@@ -442,6 +445,24 @@ impl Store {
             share,
         }))?;
         Ok(!matches!(answer, Answer::Withheld))
+    }
+
+    /// Puts a notice off that cannot be sent now.
+    ///
+    /// # Errors
+    /// [`StoreError`]; it stays due.
+    pub fn postpone_notice(
+        &self,
+        id: QueueId,
+        kind: NoticeKind,
+        due: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.inner.ask(Op::Postpone { id, kind, due }).map(drop)
+    }
+
+    /// Counts a notice that can be sent to nobody; whoever says so has logged it (DSN-10).
+    pub fn count_lost_notice(&self) {
+        self.inner.shared.count_notices(1, 0);
     }
 
     /// Addresses from which notifications have been withheld for an hour, with their number (DSN-11).

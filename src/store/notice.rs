@@ -1,6 +1,8 @@
 //! What senders are to be told: written with the state that causes it, read when it is due, and gone in the transaction
 //! that queues the notification (Q-10, DSN-3). Who is told what is `policy::notice`'s word.
 
+use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, params};
@@ -11,11 +13,12 @@ use super::rows::{self, ATTEMPT, HEAD, RECIPIENT, RECIPIENT_WIDTH, row_id, row_r
 use super::settle::Found;
 use super::writer::Writer;
 use super::{
-    DelayDue, NoticeKind, PendingNotice, RecipientRow, ShownAttempt, State, StoreError,
+    DelayDue, DelayNoted, NoticeKind, PendingNotice, RecipientRow, ShownAttempt, State, StoreError,
     WithheldNotices,
 };
 use crate::clock::Timestamp;
 use crate::config::Rate;
+use crate::log::Line;
 use crate::message::dsn::{Action, MAX_BLOCKS};
 use crate::message::{Notify, QueueId};
 use crate::policy::notice;
@@ -62,10 +65,13 @@ impl Writer<'_> {
         action: Action,
         collect: std::time::Duration,
     ) -> Result<bool, Fault> {
-        let (notify, answerable): (i64, bool) = self
-            .sql
-            .notice_facts
-            .query_row([row], |found| Ok((found.get(0)?, found.get(1)?)))?;
+        let (notify, answerable, ours): (i64, bool, bool) =
+            self.sql.notice_facts.query_row([row], |found| {
+                Ok((found.get(0)?, found.get(1)?, found.get(2)?))
+            })?;
+        if ours && kind == NoticeKind::Failed {
+            self.lost.push(row);
+        }
         let notify: Notify = rows::notify(notify);
         if !notice::wanted(answerable, notify, action) {
             return Ok(false);
@@ -97,26 +103,67 @@ impl Writer<'_> {
             .is_some())
     }
 
+    /// The transaction is kept: what is to be said of our own notifications is said now.
+    pub(super) fn count_notices(&mut self) {
+        for row in self.lost.drain(..) {
+            // DSN-2: it is answered by nobody, so here is the last place to speak of it.
+            if let Ok(id) = rows::recipient_id(row) {
+                Line::new("notice")
+                    .key("qid", id.message)
+                    .key("result", "lost")
+                    .peer("text", "the notification itself could not be delivered")
+                    .error();
+            }
+            self.shared.count_notices(1, 0);
+        }
+        self.shared.count_notices(0, self.withheld);
+        self.withheld = 0;
+    }
+
+    pub(super) fn postpone_notice(
+        &mut self,
+        id: QueueId,
+        kind: NoticeKind,
+        due: Timestamp,
+    ) -> Result<Answer, Fault> {
+        let put_off = params![id.get(), kind as i64, due.millis()];
+        self.sql.postpone_notice.execute(put_off)?;
+        self.notice_due(due);
+        Ok(Answer::Done)
+    }
+
+    /// Notices that would be gathered for longer than `dsn.collect` says are due: another clock or setting said so.
+    pub(super) fn pull_notices(&mut self) -> Result<(), Fault> {
+        let now = self.now();
+        let latest = now.plus(self.shared.collect());
+        let span = [now.millis(), latest.millis()];
+        if self.sql.pull_notices.execute(span)? > 0 {
+            self.notice_due(now);
+        }
+        Ok(())
+    }
+
     /// RT-8: delays of these rows are told, or passed over; each gets the time of its next one.
-    pub(super) fn delays(&mut self, rows: &[(i64, Option<Timestamp>)]) -> Result<Answer, Fault> {
-        for (row, next) in rows {
+    pub(super) fn delays(&mut self, rows: &[DelayNoted]) -> Result<Answer, Fault> {
+        for DelayNoted { row, told, next } in rows {
             let Some(found) = self.find(*row)?.filter(|found| !found.is_final()) else {
                 continue;
             };
             // Nothing has failed yet: this attempt may still deliver it.
-            if found.is(State::Claimed) && found.attempts <= 1 {
+            if told.is_some() && found.is(State::Claimed) && found.attempts <= 1 {
                 let later = self.now().millis() + POSTPONE_MILLIS;
-                self.sql.set_delay.execute(params![row, later])?;
+                self.sql.set_delay.execute(params![row, later, 0])?;
                 self.notice_due(Timestamp::from_millis(later));
                 continue;
             }
             let next = next.map(Timestamp::millis);
-            self.sql.set_delay.execute(params![row, next])?;
+            let until = told.map_or(0, rows::millis);
+            self.sql.set_delay.execute(params![row, next, until])?;
             if let Some(next) = next {
                 self.notice_due(Timestamp::from_millis(next));
             }
             // An operator who holds it knows of it.
-            if !found.is(State::Held) {
+            if told.is_some() && !found.is(State::Held) {
                 // Fellows of the same age are found together: there is nothing to wait for.
                 let at_once = std::time::Duration::ZERO;
                 self.note(*row, NoticeKind::Delayed, Action::Delayed, at_once)?;
@@ -147,6 +194,7 @@ impl Writer<'_> {
         }
         self.free_when_told(message)?;
         Ok(if withheld {
+            self.withheld += 1;
             Answer::Withheld
         } else {
             Answer::Done
@@ -346,27 +394,40 @@ pub(super) fn pending(
         Some(Err(_)) | None => None,
     };
     let mut recipients = Vec::new();
+    let mut further = 0;
+    // Of the original recipients only hashes are kept, with random keys: there may be 100 000, of 500 octets each.
+    let (hasher, mut originals) = (RandomState::new(), HashSet::new());
     for number in &numbers {
-        if recipients.len() == MAX_BLOCKS {
-            break;
+        let row = row_id(id, *number);
+        let Some(recipient) = one(conn, row)? else {
+            further += 1;
+            continue;
+        };
+        // A delay is news only while it lasts.
+        let news = kind != NoticeKind::Delayed || !recipient.state.is_final();
+        // DSN-16: several expansions of one original recipient are one.
+        let orcpt = recipient.recipient.orcpt.as_ref();
+        if !news || orcpt.is_some_and(|orcpt| !originals.insert(hasher.hash_one(orcpt))) {
+            continue;
         }
-        if let Some(found) = one(conn, row_id(id, *number))? {
-            recipients.push(found);
+        if recipients.len() < MAX_BLOCKS {
+            recipients.push((recipient, last_attempt(conn, row)?));
+        } else {
+            further += 1;
         }
     }
     Ok(Some(PendingNotice {
         head,
         numbers,
         recipients,
+        further,
     }))
 }
 
-fn one(
-    conn: &Connection,
-    row: i64,
-) -> Result<Option<(RecipientRow, Option<ShownAttempt>)>, StoreError> {
+/// A recipient; `None` if it cannot be read.
+fn one(conn: &Connection, row: i64) -> Result<Option<RecipientRow>, StoreError> {
     let key = super::DestinationKey("".into());
-    let recipient = conn
+    let found = conn
         .prepare_cached(&one_recipient_sql())
         .and_then(|mut statement| {
             statement
@@ -374,10 +435,11 @@ fn one(
                 .optional()
         })
         .map_err(sql)?;
-    let Some(Ok(recipient)) = recipient else {
-        return Ok(None);
-    };
-    let attempt = conn
+    Ok(found.and_then(Result::ok))
+}
+
+fn last_attempt(conn: &Connection, row: i64) -> Result<Option<ShownAttempt>, StoreError> {
+    let found = conn
         .prepare_cached(&last_attempt_sql())
         .and_then(|mut statement| {
             statement
@@ -385,7 +447,7 @@ fn one(
                 .optional()
         })
         .map_err(sql)?;
-    Ok(Some((recipient, attempt.and_then(Result::ok))))
+    Ok(found.and_then(Result::ok))
 }
 
 /// Addresses from which notifications were withheld an hour ago or earlier.

@@ -34,6 +34,7 @@ impl Writer<'_> {
         self.sql.commit.execute([])?;
         self.shared.ids.add(ids);
         self.shared.set_tally(self.tally);
+        self.count_notices();
         Ok(found)
     }
 
@@ -79,6 +80,8 @@ impl Writer<'_> {
             }
         }
         self.close_messages(&ended)?;
+        // A lowered `dsn.collect` counts for what waits, and so does a clock that went back (RT-9).
+        self.pull_notices()?;
         // The fellows of a poisoned recipient wait with it.
         for id in found.poisoned.clone() {
             let reason = self.poison_reason(id)?;
@@ -134,7 +137,10 @@ impl Writer<'_> {
             .unwrap_or("in doubt: the daemon died during the attempt");
         let state = rows::state_code(state);
         // RT-5: due after the back-off that the claim recorded.
-        self.sql.doubt.execute(params![found.id, state, blocker])?;
+        let now = self.now().millis();
+        self.sql
+            .doubt
+            .execute(params![found.id, state, blocker, now])?;
         self.touched.insert(found.destination);
         self.tally.claimed -= 1;
         self.tally.count(state, 1);

@@ -7,7 +7,7 @@ use crossbeam_channel::{Receiver, Sender};
 use super::change::{ChangeStep, Hit};
 use super::notice::SendNotice;
 use super::reply::Reply;
-use super::{ClaimRequest, Claimed, NewRow, Pause, PauseScope, Settlement};
+use super::{ClaimRequest, Claimed, DelayNoted, NewRow, NoticeKind, Pause, PauseScope, Settlement};
 use crate::clock::Timestamp;
 use crate::message::{Head, QueueId};
 
@@ -40,9 +40,15 @@ pub(super) enum Op {
         horizon: Timestamp,
         after: (i64, i64),
     },
-    /// Rows whose delay is due, each with the time of its next one.
-    Delays(Vec<(i64, Option<Timestamp>)>),
+    /// Rows whose delay is due.
+    Delays(Vec<DelayNoted>),
     Notice(SendNotice),
+    /// A notice that cannot be sent now must not stand before the others.
+    Postpone {
+        id: QueueId,
+        kind: NoticeKind,
+        due: Timestamp,
+    },
     /// What was withheld from these addresses, summed up.
     Summary {
         addresses: Vec<String>,

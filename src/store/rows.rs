@@ -71,9 +71,9 @@ pub(super) const HEAD: &str = "m.id, m.arrived, m.caller, m.client, m.sender, m.
 
 /// Columns of [`recipient`], of a recipient `r` and its destination's key.
 pub(super) const RECIPIENT: &str = "r.id, r.state, r.attempts, r.last_attempt, r.next_attempt, r.transport, r.dialled, \
-    r.blocker, r.doubt, r.address, r.orcpt, r.notify";
+    r.blocker, r.doubt, r.address, r.orcpt, r.notify, r.delay_told";
 /// How many they are; [`recipient`] takes the destination's key apart from them.
-pub(super) const RECIPIENT_WIDTH: usize = 12;
+pub(super) const RECIPIENT_WIDTH: usize = 13;
 
 fn get<T: FromSql>(row: &Row<'_>, index: usize) -> Result<T, Damage> {
     row.get(index).map_err(Damage::from)
@@ -275,6 +275,7 @@ pub(super) fn recipient(
         dialled: addresses(get::<Option<String>>(row, at + 6)?.as_deref())?,
         blocker: get(row, at + 7)?,
         doubt: doubt(get(row, at + 8)?)?,
+        delay_told: span(get(row, at + 12)?),
     })
 }
 

@@ -369,7 +369,13 @@ impl Writer<'_> {
                 log::error!("unclaim qid={id} rcpt={number} ignored: it is not claimed");
                 continue;
             };
-            self.sql.give_back.execute([row, due.millis()])?;
+            let now = self.now();
+            self.sql
+                .give_back
+                .execute([row, due.millis(), now.millis()])?;
+            if found.attempts == 1 {
+                self.notice_due(now);
+            }
             self.tally.claimed -= 1;
             self.tally.queued += 1;
             self.touched.insert(found.destination);

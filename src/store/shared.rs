@@ -150,6 +150,9 @@ pub(super) struct Shared {
     /// Up to when the thread that sends notices sleeps, in milliseconds, and what wakes it earlier.
     next_notice: AtomicI64,
     notices: (Sender<()>, Receiver<()>),
+    /// Notifications lost and withheld, in this run.
+    notices_lost: AtomicU64,
+    notices_withheld: AtomicU64,
 }
 
 /// Frames that wait in the log before the checkpointer is woken: 8 MiB.
@@ -172,6 +175,8 @@ impl Shared {
             wake_checkpointer,
             next_notice: AtomicI64::new(i64::MAX),
             notices: bounded(1),
+            notices_lost: AtomicU64::new(0),
+            notices_withheld: AtomicU64::new(0),
         }
     }
 
@@ -235,6 +240,19 @@ impl Shared {
     /// The sleeper has looked, and sleeps until then.
     pub(super) fn notices_known(&self, next: i64) {
         self.next_notice.fetch_min(next, Ordering::AcqRel);
+    }
+
+    pub(super) fn count_notices(&self, lost: u64, withheld: u64) {
+        self.notices_lost.fetch_add(lost, Ordering::Relaxed);
+        self.notices_withheld.fetch_add(withheld, Ordering::Relaxed);
+    }
+
+    /// Lost and withheld.
+    pub(super) fn notices_counted(&self) -> (u64, u64) {
+        (
+            self.notices_lost.load(Ordering::Relaxed),
+            self.notices_withheld.load(Ordering::Relaxed),
+        )
     }
 
     pub(super) fn notices(&self) -> Receiver<()> {

@@ -65,9 +65,11 @@ statements! {
     finish: "UPDATE recipient SET state = ?2, finished = ?3, blocker = ?4, doubt = ?5, used = coalesce(?6, used), \
         dialled = coalesce(?7, dialled), wish = 0, wish_text = NULL, wish_uid = NULL, delay_due = NULL WHERE id = ?1";
     defer: "UPDATE recipient SET state = ?2, next_attempt = ?3, destination = ?4, blocker = ?5, doubt = ?6, used = ?7, \
-        dialled = ?8, wish = 0, wish_text = NULL, wish_uid = NULL, delay_due = coalesce(delay_due, ?9) WHERE id = ?1";
+        dialled = ?8, wish = 0, wish_text = NULL, wish_uid = NULL, delay_due = ?9 WHERE id = ?1";
     next_attempt: "SELECT next_attempt FROM recipient WHERE id = ?1";
+    /// A first claim given back may have no time for a delay yet: whoever tells of delays looks at it and sets one.
     give_back: "UPDATE recipient SET state = 0, next_attempt = ?2, attempts = attempts - 1, \
+        delay_due = CASE WHEN attempts = 1 THEN coalesce(delay_due, ?3) ELSE delay_due END, \
         last_attempt = (SELECT max(started) FROM attempt WHERE recipient = ?1 AND kind < 2) WHERE id = ?1";
     insert_attempt: "INSERT INTO attempt (recipient, ordinal, kind, started, duration, in_queue, in_connect, in_session, in_data, \
         transport, host, address, dialled, source, tls, stage, code, status, text, cause, twice, worker, reused) \
@@ -87,19 +89,22 @@ statements! {
     /// What was claimed when the last run ended.
     claimed: "SELECT id FROM recipient INDEXED BY recipient_state WHERE state = 1 AND state < 3 AND id > ?1 \
         ORDER BY id LIMIT ?2";
-    doubt: "UPDATE recipient SET state = ?2, doubt = 1, blocker = ?3, wish = 0, wish_text = NULL, wish_uid = NULL WHERE id = ?1";
+    doubt: "UPDATE recipient SET state = ?2, doubt = 1, blocker = ?3, wish = 0, wish_text = NULL, wish_uid = NULL, \
+        delay_due = coalesce(delay_due, ?4) WHERE id = ?1";
     /// Latest due first: what a backward step of the clock left too far ahead.
     far_ahead: "SELECT r.id, r.next_attempt, r.state, r.destination, r.last_attempt, m.arrived \
         FROM recipient r INDEXED BY recipient_next CROSS JOIN message m ON m.id = r.id >> 20 \
         WHERE r.state < 3 AND r.next_attempt > ?1 AND (r.next_attempt, r.id) < (?2, ?3) \
         ORDER BY r.next_attempt DESC, r.id DESC LIMIT ?4";
 
-    notice_facts: "SELECT r.notify, m.sender <> '' FROM recipient r CROSS JOIN message m ON m.id = r.id >> 20 WHERE r.id = ?1";
+    notice_facts: "SELECT r.notify, m.sender <> '', m.caller = 'dsn' FROM recipient r CROSS JOIN message m ON m.id = r.id >> 20 WHERE r.id = ?1";
     insert_notice: "INSERT INTO notice (message, kind, number, due) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING";
     has_notice: "SELECT 1 FROM notice WHERE message = ?1 LIMIT 1";
     strike_notice: "DELETE FROM notice WHERE message = ?1 AND kind = ?2 AND number = ?3";
     is_open: "SELECT 1 FROM recipient WHERE id BETWEEN ?1 AND ?2 AND state < 3 LIMIT 1";
-    set_delay: "UPDATE recipient SET delay_due = ?2 WHERE id = ?1";
+    set_delay: "UPDATE recipient SET delay_due = ?2, delay_told = max(delay_told, ?3) WHERE id = ?1";
+    postpone_notice: "UPDATE notice SET due = ?3 WHERE message = ?1 AND kind = ?2";
+    pull_notices: "UPDATE notice INDEXED BY notice_due SET due = ?1 WHERE due > ?2";
     find_notified: "SELECT since, sent FROM notified WHERE address = ?1";
     count_notified: "INSERT INTO notified (address, since, sent, withheld, first) VALUES (?1, ?2, ?3, ?4, ?5) \
         ON CONFLICT DO UPDATE SET since = excluded.since, sent = excluded.sent, \

@@ -239,6 +239,8 @@ pub struct RecipientRow {
     pub blocker: String,
     /// A second copy is possible.
     pub doubt: Option<Doubt>,
+    /// The age up to which its sender has been told of the delay (RT-8).
+    pub delay_told: Duration,
 }
 
 /// A due recipient with the facts that routing needs.
@@ -305,7 +307,7 @@ pub struct Outcome {
     pub destination: DestinationKey,
     /// What is recorded.
     pub attempt: Attempt,
-    /// When its sender is to be told next that it is still here, should it stay (RT-8); what is set already stands.
+    /// When its sender is to be told next that it is still here, should it stay (RT-8), by the settings of now.
     pub delay_due: Option<Timestamp>,
     /// Delivered, the sender asked to be told, and the next hop does not confirm (RFC 3461 §5.2.2).
     pub unconfirmed: bool,
@@ -533,6 +535,10 @@ pub struct StoreStats {
     pub wal_bytes: u64,
     /// Free bytes on the file system.
     pub free_bytes: u64,
+    /// Notifications of ours that reached nobody, and that were withheld from their senders, in this run (DSN-10, DSN-11).
+    pub notices_lost: u64,
+    /// See `notices_lost`.
+    pub notices_withheld: u64,
     /// Median and longest commit of the last thousand.
     pub commit_time: (Duration, Duration),
 }
@@ -568,6 +574,17 @@ pub struct DelayDue {
     pub facts: Option<(Arc<Head>, RecipientRow)>,
 }
 
+/// What became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DelayNoted {
+    /// Which.
+    pub row: i64,
+    /// The age that has been reached and is told now; `None`: nothing to tell, only the next time changes.
+    pub told: Option<Duration>,
+    /// When to look at it again.
+    pub next: Option<Timestamp>,
+}
+
 /// The facts of one notice.
 #[derive(Clone, Debug)]
 pub struct PendingNotice {
@@ -575,8 +592,11 @@ pub struct PendingNotice {
     pub head: Option<Arc<Head>>,
     /// All recipients it is about.
     pub numbers: Vec<u32>,
-    /// The first 500 of them, each with its latest attempt.
+    /// The first 500 of them that are (still) news, each with its latest attempt; of those with the same original
+    /// recipient only one (DSN-16).
     pub recipients: Vec<(RecipientRow, Option<ShownAttempt>)>,
+    /// How many more there are.
+    pub further: usize,
 }
 
 /// Addresses and how many notifications were withheld from each.

@@ -51,6 +51,9 @@ pub(super) struct Writer<'c> {
     orderly: bool,
     /// The earliest time that this transaction gave to a notice, in milliseconds.
     pub(super) next_notice: i64,
+    /// Rows of our own notifications that ended undelivered in this transaction, and how many were withheld.
+    pub(super) lost: Vec<i64>,
+    pub(super) withheld: u64,
 }
 
 /// What a group came to.
@@ -97,6 +100,8 @@ impl<'c> Writer<'c> {
             sweep: true,
             orderly: false,
             next_notice: i64::MAX,
+            lost: Vec::new(),
+            withheld: 0,
         })
     }
 
@@ -223,6 +228,8 @@ impl<'c> Writer<'c> {
         let before = self.tally;
         self.touched.clear();
         self.next_notice = i64::MAX;
+        self.lost.clear();
+        self.withheld = 0;
         if let Err(error) = self.sql.begin.execute([]) {
             return Ok(self.undone(before, &error));
         }
@@ -255,6 +262,7 @@ impl<'c> Writer<'c> {
         self.shared
             .committed(self.tally, jobs.len(), began.elapsed());
         self.shared.notice_due(self.next_notice);
+        self.count_notices();
         Ok(Outcome::Committed(answers))
     }
 
@@ -313,7 +321,7 @@ impl<'c> Writer<'c> {
         op: &Op,
         savepoint: bool,
     ) -> Result<Result<Answer, StoreError>, Broken> {
-        let before = self.tally;
+        let (before, lost, withheld) = (self.tally, self.lost.len(), self.withheld);
         let changes = self.conn.total_changes();
         if savepoint {
             self.sql.savepoint.execute([])?;
@@ -328,6 +336,8 @@ impl<'c> Writer<'c> {
             Err(fault) => fault,
         };
         self.tally = before;
+        self.lost.truncate(lost);
+        self.withheld = withheld;
         if let Fault::Sql(error) = &fault {
             log::error!("store request failed: {error}");
         }
@@ -368,6 +378,7 @@ impl<'c> Writer<'c> {
             } => self.pull_in(*now, *horizon, *after),
             Op::Delays(rows) => self.delays(rows),
             Op::Notice(notice) => self.send_notice(notice),
+            Op::Postpone { id, kind, due } => self.postpone_notice(*id, *kind, *due),
             Op::Summary { addresses, message } => self.send_summary(addresses, message.as_ref()),
             Op::Pause { scope, pause } => self.set_pause(scope, pause.as_ref()).map(Answer::Lifted),
             Op::ReserveIds => {

@@ -1,4 +1,9 @@
-//! Scenarios: what senders are told. Every notification is read by Python's `email` package, not by us.
+//! Scenarios: what senders are told. Every notification is read by Python's `email` package and by mail-parser, not by us.
+
+mod delays;
+mod hostile;
+mod lost;
+mod told;
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -63,6 +68,17 @@ for p in m.walk():
     assert!(output.status.success());
     let lines = String::from_utf8(output.stdout).unwrap();
     assert!(!lines.contains("DEFECT"), "{lines}");
+    // Another reader finds the same parts.
+    let parsed = mail_parser::MessageParser::default()
+        .parse(&notice.content)
+        .expect("a message");
+    let types = parsed.root_part().headers.iter();
+    let report = types.filter_map(|header| header.value.as_content_type());
+    assert!(report.into_iter().any(|kind| kind.ctype() == "multipart"));
+    let mail_parser::PartType::Multipart(parts) = &parsed.root_part().body else {
+        panic!("not a multipart: {lines}");
+    };
+    assert_eq!(parts.len(), 3);
     lines.lines().map(str::to_owned).collect()
 }
 

@@ -12,10 +12,13 @@ use crate::smtp::reply::EnhancedCode;
 const FOLD_AT: usize = 76;
 const HARD_LIMIT: usize = 900;
 
+/// Octets of addresses in X-Failed-Recipients.
+const FAILED_RECIPIENTS: usize = 4096;
+
 /// The header of the notification itself, without Content-Type (DSN-4).
 pub(super) fn message_header(notice: &Notice<'_>, subject: &str, utf8: bool) -> Vec<u8> {
     let mut out = String::new();
-    let original_id = printable(&notice.head.message_id, utf8);
+    let original_id = message_id(&notice.head.message_id);
     field(&mut out, "Date", &notice.now.rfc5322());
     field(
         &mut out,
@@ -25,9 +28,9 @@ pub(super) fn message_header(notice: &Notice<'_>, subject: &str, utf8: bool) -> 
     field(&mut out, "To", &format!("<{}>", notice.to));
     field(&mut out, "Subject", &printable(subject, utf8));
     field(&mut out, "Message-ID", notice.message_id);
-    if !original_id.is_empty() {
-        field(&mut out, "In-Reply-To", &original_id);
-        field(&mut out, "References", &original_id);
+    if let Some(id) = original_id {
+        field(&mut out, "In-Reply-To", id);
+        field(&mut out, "References", id);
     }
     // RFC 3834 §5: automatic answers say so, and are not answered in turn.
     field(&mut out, "Auto-Submitted", "auto-replied");
@@ -37,9 +40,15 @@ pub(super) fn message_header(notice: &Notice<'_>, subject: &str, utf8: bool) -> 
         .any(|block| block.action == Action::Failed)
     {
         let mut addresses = Vec::new();
-        for block in notice.blocks.iter().take(50) {
-            if utf8 || !block.path.needs_utf8() {
-                addresses.push(block.path.to_string());
+        let mut octets = 0;
+        for block in notice.blocks {
+            let address = block.path.to_string();
+            octets += address.len();
+            if octets > FAILED_RECIPIENTS {
+                break;
+            }
+            if utf8 || address.is_ascii() {
+                addresses.push(address);
             }
         }
         if !addresses.is_empty() {
@@ -48,6 +57,13 @@ pub(super) fn message_header(notice: &Notice<'_>, subject: &str, utf8: bool) -> 
     }
     field(&mut out, "MIME-Version", "1.0");
     out.into_bytes()
+}
+
+/// A Message-ID that can be referred to: others wrote it, and not all write what RFC 5322 §3.6.4 asks for.
+fn message_id(id: &str) -> Option<&str> {
+    let inner = id.strip_prefix('<')?.strip_suffix('>')?;
+    let plain = |b: u8| b.is_ascii_graphic() && b != b'<' && b != b'>';
+    (!inner.is_empty() && id.len() < HARD_LIMIT && inner.bytes().all(plain)).then_some(id)
 }
 
 /// The header of the summary to the postmaster, without Content-Type.
@@ -179,8 +195,9 @@ pub(super) fn status_of(block: &Block) -> EnhancedCode {
 fn xtext_address(address: &str, utf8: bool) -> String {
     let mut out = String::new();
     for c in address.chars() {
-        if c.is_control() || (!c.is_ascii() && !utf8) || (c == '\\' && !utf8 && !address.is_ascii())
-        {
+        // The characters that QCHAR and QUCHAR leave out.
+        let special = !address.is_ascii() && matches!(c, '\\' | '+' | '=' | ' ');
+        if c.is_control() || (!utf8 && (!c.is_ascii() || special)) {
             let _ = write!(out, "\\x{{{:02X}}}", c as u32);
         } else {
             out.push(c);

@@ -9,7 +9,9 @@ mod original;
 mod text;
 
 use std::net::IpAddr;
+use std::time::Duration;
 
+use mail_builder::headers::HeaderType;
 use mail_builder::headers::content_type::ContentType;
 use mail_builder::mime::{BodyPart, MimePart};
 
@@ -18,14 +20,17 @@ use crate::message::Head;
 use crate::smtp::address::{Domain, ForwardPath, Mailbox};
 use crate::smtp::reply::{EnhancedCode, ReplyCode};
 
+use original::Encoding;
+
 pub use original::Original;
 
 /// The most recipients that one notification describes one by one (DSN-3).
 pub const MAX_BLOCKS: usize = 500;
 
-/// Octets that everything but the returned original may take (DSN-9 grants 64 KiB in all).
-const STATUS_BUDGET: usize = 36 * 1024;
-const TEXT_BUDGET: usize = 16 * 1024;
+/// Octets that the report and the text may take. DSN-9 grants 64 KiB to all but the original: the rest is for the header,
+/// for a first recipient that is longer than a budget's end, and for the text's transfer encoding.
+const STATUS_BUDGET: usize = 28 * 1024;
+const TEXT_BUDGET: usize = 8 * 1024;
 
 /// What a notification says (RFC 3464 §2.3.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -82,6 +87,8 @@ pub struct Block {
     pub next_attempt: Option<Timestamp>,
     /// When we give up; delays only.
     pub retry_until: Option<Timestamp>,
+    /// Given up because of its age: the time from its arrival to the last attempt.
+    pub expired_after: Option<Duration>,
 }
 
 /// All facts of one notification. All blocks have the same action group: failed, delayed or success.
@@ -134,42 +141,18 @@ pub fn compose(notice: &Notice<'_>) -> Composed {
     let words = text::explain(notice, described, TEXT_BUDGET);
     let subject = subject(notice);
 
-    let (kind, header_kind, whole_kind) = if utf8 {
-        (
-            "message/global-delivery-status",
-            "message/global-headers",
-            "message/global",
-        )
+    let kind = if utf8 {
+        "message/global-delivery-status"
     } else {
-        (
-            "message/delivery-status",
-            "text/rfc822-headers",
-            "message/rfc822",
-        )
+        "message/delivery-status"
     };
     let status_encoding = if utf8 && !status.is_ascii() {
         "8bit"
     } else {
         "7bit"
     };
-    let original = if notice.original.whole {
-        let encoding = if notice.original.octets.is_ascii() {
-            "7bit"
-        } else {
-            "8bit"
-        };
-        raw_part(whole_kind, encoding, notice.original.octets.to_vec())
-    } else if notice.original.octets.is_ascii() {
-        raw_part(header_kind, "7bit", notice.original.octets.to_vec())
-    } else if utf8 {
-        raw_part(header_kind, "8bit", notice.original.octets.to_vec())
-    } else {
-        raw_part(
-            header_kind,
-            "base64",
-            original::base64_lines(notice.original.octets),
-        )
-    };
+    let original = returned(notice, utf8);
+    let whole = matches!(original.headers.iter().find(|(name, _)| name == "Content-Type"), Some((_, HeaderType::ContentType(kind))) if !kind.c_type.ends_with("headers"));
     let parts = vec![
         MimePart::new(
             ContentType::new("text/plain").attribute("charset", "utf-8"),
@@ -180,7 +163,7 @@ pub fn compose(notice: &Notice<'_>) -> Composed {
             .header("Content-Description", raw("Delivery report")),
         original.header(
             "Content-Description",
-            raw(if notice.original.whole {
+            raw(if whole {
                 "Undelivered message"
             } else {
                 "Message header"
@@ -212,6 +195,41 @@ pub fn compose(notice: &Notice<'_>) -> Composed {
         utf8_headers,
         described,
     }
+}
+
+/// The third part. What may not stand there as it is goes as base64 where the part's type permits it; else less goes.
+fn returned<'x>(notice: &Notice<'_>, utf8: bool) -> MimePart<'x> {
+    let octets = notice.original.octets;
+    let header = Original::header_of(octets, octets.len()).octets;
+    let part = |kind: &'x str, octets: &[u8]| match original::encoding(octets) {
+        Encoding::SevenBit => raw_part(kind, "7bit", octets.to_vec()),
+        Encoding::EightBit if utf8 => raw_part(kind, "8bit", octets.to_vec()),
+        _ => {
+            // RFC 6532 §3.5: message/global may be base64; so may what is text.
+            let most = original::before_base64(notice.original.limit);
+            let fits = Original::header_of(octets, most).octets;
+            let octets = if notice.original.whole { octets } else { fits };
+            raw_part(kind, "base64", original::base64_lines(octets))
+        }
+    };
+    let header_kind = if utf8 {
+        "message/global-headers"
+    } else {
+        "text/rfc822-headers"
+    };
+    if !notice.original.whole {
+        return part(header_kind, octets);
+    }
+    // RFC 6532 §3.7: a message whose header is UTF-8 is no message/rfc822.
+    if !header.is_ascii() && octets.len() <= original::before_base64(notice.original.limit) {
+        return part("message/global", octets);
+    }
+    if !header.is_ascii() {
+        return part(header_kind, header);
+    }
+    // RFC 2046 §5.2.1: 7bit, 8bit or binary, nothing else. What intake took has lines that fit.
+    let encoding = if octets.is_ascii() { "7bit" } else { "8bit" };
+    raw_part("message/rfc822", encoding, octets.to_vec())
 }
 
 /// A plain message to the postmaster: to whom notifications were not sent, and how many (DSN-11).
@@ -345,6 +363,7 @@ mod tests {
             last_attempt: Some(Timestamp::from_secs(1_795_286_400)),
             next_attempt: None,
             retry_until: None,
+            expired_after: None,
         }
     }
 
@@ -367,6 +386,7 @@ mod tests {
     const HEADER: Original<'_> = Original {
         octets: b"Subject: hi\r\nFrom: a@here.example\r\n",
         whole: false,
+        limit: 256 * 1024,
     };
 
     fn text(composed: &Composed) -> String {
@@ -458,6 +478,7 @@ mod tests {
         let original = Original {
             octets: b"Subject: --=_0123456789abcdef_0\r\n",
             whole: false,
+            limit: 256 * 1024,
         };
         let report = composed(&from, &[hostile], 0, original);
         let text = text(&report);
@@ -518,6 +539,7 @@ mod tests {
         let original = Original {
             octets: "Subject: grüße\r\n".as_bytes(),
             whole: false,
+            limit: 256 * 1024,
         };
         let ascii = composed(
             &head("ann@here.example"),

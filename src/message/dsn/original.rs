@@ -7,6 +7,43 @@ pub struct Original<'a> {
     pub octets: &'a [u8],
     /// The whole message, and not its header alone.
     pub whole: bool,
+    /// `dsn.return_max`: what it may take in the notification, encoded.
+    pub limit: usize,
+}
+
+/// How octets may stand in a part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Encoding {
+    /// RFC 2045 §2.7
+    SevenBit,
+    /// RFC 2045 §2.8
+    EightBit,
+    /// A line that is too long, a lone CR or LF, or a NUL.
+    Neither,
+}
+
+/// What these octets need.
+pub(super) fn encoding(octets: &[u8]) -> Encoding {
+    let whole_lines = octets.is_empty() || octets.ends_with(b"\r\n");
+    let odd = |line: &[u8]| {
+        line.len() > 999
+            || line.iter().filter(|&&b| b == b'\r').count() != 1
+            || !line.ends_with(b"\r")
+    };
+    let mut lines = octets.split(|&b| b == b'\n');
+    lines.next_back();
+    if !whole_lines || octets.contains(&0) || lines.any(odd) {
+        Encoding::Neither
+    } else if octets.is_ascii() {
+        Encoding::SevenBit
+    } else {
+        Encoding::EightBit
+    }
+}
+
+/// How many octets take no more than `limit` in [`base64_lines`].
+pub(super) fn before_base64(limit: usize) -> usize {
+    limit / 78 * 57
 }
 
 impl<'a> Original<'a> {
@@ -28,6 +65,7 @@ impl<'a> Original<'a> {
         Original {
             octets: &message[..end],
             whole: false,
+            limit,
         }
     }
 
@@ -37,6 +75,7 @@ impl<'a> Original<'a> {
             Original {
                 octets: message,
                 whole: true,
+                limit,
             }
         } else {
             Original::header_of(message, limit)

@@ -1,6 +1,7 @@
 //! The part of a notification that people read (DSN-8).
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use super::fields::{cut, printable};
 use super::{Action, Block, Notice};
@@ -108,20 +109,21 @@ fn paragraph(block: &Block, notice: &Notice<'_>) -> String {
         }
     }
     if block.action == Action::Failed || block.action == Action::Delayed {
-        let times = if block.attempts == 1 {
-            "once".to_owned()
-        } else {
-            format!("{} times", block.attempts)
+        let since = notice.head.arrived.rfc5322();
+        let _ = match block.attempts {
+            0 => writeln!(out, "    not tried yet, here since {since}"),
+            1 => writeln!(out, "    tried once since {since}"),
+            times => writeln!(out, "    tried {times} times since {since}"),
         };
-        let _ = writeln!(
-            out,
-            "    tried {times} since {}",
-            notice.head.arrived.rfc5322()
-        );
+    }
+    if let Some(age) = block.expired_after {
+        let _ = writeln!(out, "    given up after {}", spoken(age));
     }
     if block.action == Action::Delayed {
         if let Some(next) = block.next_attempt {
             let _ = writeln!(out, "    tried next at {}", next.rfc5322());
+        } else {
+            let _ = writeln!(out, "    tried next when that is over");
         }
         if let Some(until) = block.retry_until {
             let _ = writeln!(out, "    given up at   {}", until.rfc5322());
@@ -129,4 +131,30 @@ fn paragraph(block: &Block, notice: &Notice<'_>) -> String {
     }
     out.push('\n');
     out
+}
+
+/// A span as people say it, rounded down.
+fn spoken(span: Duration) -> String {
+    let minutes = span.as_secs() / 60;
+    let (count, unit) = match minutes {
+        0..120 => (minutes, "minute"),
+        120..2880 => (minutes / 60, "hour"),
+        _ => (minutes / 1440, "day"),
+    };
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {unit}{plural}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_are_said_in_words() {
+        let spoken = |minutes: u64| spoken(Duration::from_secs(60 * minutes));
+        assert_eq!(
+            [1, 90, 240, 7200].map(spoken),
+            ["1 minute", "90 minutes", "4 hours", "5 days"]
+        );
+    }
 }

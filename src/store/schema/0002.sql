@@ -25,4 +25,6 @@ CREATE INDEX notified_first ON notified (first) WHERE withheld > 0;
 -- When the sender is to be told next that a recipient is still here (RT-8). Null for finished ones, and for those whose first
 -- attempt began in the commit that accepted them, until it fails.
 ALTER TABLE recipient ADD COLUMN delay_due INTEGER;
+-- The age of the last delay notice in milliseconds: no age up to it is told (again), whatever the clock does.
+ALTER TABLE recipient ADD COLUMN delay_told INTEGER NOT NULL DEFAULT 0;
 CREATE INDEX recipient_delay ON recipient (delay_due) WHERE delay_due IS NOT NULL;

@@ -24,7 +24,9 @@ pub(super) fn stats(call: &Call<'_>, args: Args, reply: &mut Reply<'_>) -> Resul
         .text("commit-median", span(median))
         .text("commit-longest", span(longest))
         .number("wal-bytes", stats.wal_bytes)
-        .number("free-bytes", stats.free_bytes);
+        .number("free-bytes", stats.free_bytes)
+        .number("notices-lost", stats.notices_lost)
+        .number("notices-withheld", stats.notices_withheld);
     for (key, value) in call.control.host.facts() {
         record = record.text(key, value);
     }

@@ -1,0 +1,104 @@
+//! What cannot be told is at least counted and logged, and a crash neither loses nor doubles anything.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{AT_ONCE, CONTENT, has, queue_is_empty, read, through, until};
+use crate::support::daemon::{Process, TestDaemon};
+use crate::support::mx::{At, Mx, Script, reply};
+use crate::support::queue::TempDir;
+
+// DSN-2, DSN-10
+#[test]
+fn a_notification_that_nobody_takes_is_not_answered_but_counted() {
+    let mx = Mx::start(Script::new().rule(reply(At::Rcpt, "550 5.1.1 nobody here")));
+    let daemon = TestDaemon::start(&through(&mx, AT_ONCE));
+    daemon.submit("ann@here.example", &["bob@dest.example"], CONTENT);
+    until(&daemon, "stats\n", |lines| {
+        lines.iter().any(|line| line.contains(" notices-lost=1"))
+    });
+    queue_is_empty(&daemon);
+    assert!(mx.transactions().is_empty());
+}
+
+// DSN-12
+#[test]
+fn a_sender_that_cannot_be_reached_by_construction_gets_none_and_the_postmaster_does() {
+    let mx = Mx::start(Script::new().rule(reply(At::Rcpt, "550 5.1.1 no").line("<bob@")));
+    let postmaster = "[dsn]\ncollect = \"0s\"\npostmaster = \"boss@here.example\"\n";
+    let daemon = TestDaemon::start(&through(&mx, postmaster));
+    daemon.submit("ann@[192.0.2.1]", &["bob@dest.example"], CONTENT);
+    let notice = mx.next_transaction();
+    assert_eq!(notice.recipients(), ["boss@here.example"]);
+    has(&read(&notice), "status 1 Status: 5.1.1");
+    daemon.stop();
+
+    let daemon = TestDaemon::start(&through(&mx, AT_ONCE));
+    daemon.submit("ann@[192.0.2.1]", &["bob@dest.example"], CONTENT);
+    until(&daemon, "stats\n", |lines| {
+        lines.iter().any(|line| line.contains(" notices-lost=1"))
+    });
+    assert_eq!(mx.transactions().len(), 1);
+}
+
+// Q-10, DSN-3, PRC-6: kill -9 while a failure waits to be told.
+#[test]
+fn kill_9_between_failure_and_notification_loses_and_doubles_nothing() {
+    let mx = Mx::start(Script::new().rule(reply(At::Rcpt, "550 5.1.1 no").line("@dest.example")));
+    let later = through(&mx, "[dsn]\ncollect = \"1h\"\n");
+    let process = Process::start(&later);
+    let id = process.submit("ann@here.example", &["bob@dest.example"], CONTENT);
+    process.wait_for(" result=failed ");
+    let dir = process.kill();
+    assert!(mx.transactions().is_empty());
+    // A lowered `dsn.collect` counts for what waits.
+    let at_once = through(&mx, AT_ONCE);
+    let process = Process::start_in(dir, &at_once);
+    let lines = read(&mx.next_transaction());
+    has(&lines, &format!("status 1 Final-Log-ID: {id}/1"));
+    // It is off our hands when the outcome is committed, which the log tells.
+    process.wait_for(" result=delivered ");
+    let dir = process.kill();
+    let process = Process::start_in(dir, &at_once);
+    process.submit("eve@here.example", &["cid@dest.example"], CONTENT);
+    assert_eq!(mx.next_transaction().recipients(), ["eve@here.example"]);
+    process.stop();
+    assert_eq!(mx.transactions().len(), 2);
+}
+
+// Q-10, DSN-3: kill -9 at any moment.
+#[test]
+fn kill_9_anywhere_leaves_one_notification_per_failed_message() {
+    let mx = Mx::start(Script::new().rule(reply(At::Rcpt, "550 5.1.1 no").line("@dest.example")));
+    let more = "[dsn]\ncollect = \"0s\"\n[retry]\nintervals = [\"1s\"]\njitter = 0.0\n";
+    let more = through(&mx, more);
+    let mut dir = Arc::new(TempDir::new());
+    let mut ids = Vec::new();
+    for _ in 0..4 {
+        let process = Process::start_in(dir, &more);
+        for _ in 0..5 {
+            ids.push(process.submit("ann@here.example", &["bob@dest.example"], CONTENT));
+        }
+        dir = process.kill();
+    }
+    let process = Process::start_in(dir, &more);
+    // Message-IDs of the notifications of each message: one that was in doubt may come twice, with the same one.
+    let mut told: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    while told.len() < ids.len() {
+        let lines = read(&mx.next_transaction());
+        let value = |name: &str| {
+            let line = lines.iter().find(|line| line.contains(name)).unwrap();
+            line.split_once(name).unwrap().1.to_owned()
+        };
+        told.entry(value("Final-Log-ID: "))
+            .or_default()
+            .push(value("header Message-ID: "));
+    }
+    process.stop();
+    let expected: Vec<String> = ids.iter().map(|id| format!("{id}/1")).collect();
+    assert!(expected.iter().all(|id| told.contains_key(id)), "{told:?}");
+    for (id, messages) in &mut told {
+        messages.dedup();
+        assert_eq!(messages.len(), 1, "{id}: {messages:?}");
+    }
+}
