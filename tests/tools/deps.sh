@@ -19,6 +19,7 @@ want sqlite3 sqlite3
 want openssl openssl
 want python3 python3
 want curl curl
+want jq jq
 want swaks swaks
 want msmtp msmtp
 want mandoc mandoc
