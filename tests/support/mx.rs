@@ -504,6 +504,10 @@ impl Session {
 
     fn handshake(&mut self) -> io::Result<Next> {
         if let Some(action) = self.rule(At::Handshake, "", 0) {
+            // Not before the client's hello has come: what arrived together with the 220 would be an injection.
+            if let Io::Plain(tcp) = &self.stream {
+                tcp.peek(&mut [0])?;
+            }
             return self.act(action);
         }
         let Io::Plain(tcp) = std::mem::replace(&mut self.stream, Io::Gone) else {
