@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
+
+use posthaste::clock::{Clock, Timestamp};
 
 use super::{AT_ONCE, CONTENT, has, queue_is_empty, read, through, until};
-use crate::support::daemon::{Process, TestDaemon};
+use crate::support::daemon::{Process, Smtp, TestDaemon};
 use crate::support::mx::{At, Mx, Script, reply};
 use crate::support::queue::TempDir;
 
@@ -101,4 +104,61 @@ fn kill_9_anywhere_leaves_one_notification_per_failed_message() {
         messages.dedup();
         assert_eq!(messages.len(), 1, "{id}: {messages:?}");
     }
+}
+
+// RT-10, DSN-2: a notification has a lifetime of its own, and its end is the end of it.
+#[test]
+fn a_notification_is_given_up_after_its_own_lifetime() {
+    let script = Script::new()
+        .rule(reply(At::Rcpt, "550 5.1.1 no").line("<bob@"))
+        .rule(reply(At::Rcpt, "451 4.7.1 later").line("<ann@"));
+    let mx = Mx::start(script);
+    let clock = Clock::manual(Timestamp::from_secs(1_800_000_000));
+    let more = through(&mx, AT_ONCE);
+    let daemon = TestDaemon::start_with(clock.clone(), &more);
+    daemon.submit("ann@here.example", &["bob@dest.example"], CONTENT);
+    until(&daemon, "list to=ann@here.example\n", |lines| {
+        lines
+            .iter()
+            .any(|l| l.contains(" attempts=1 ") && l.contains("from=<>") && l.contains("=queued"))
+    });
+    clock.advance(Duration::from_secs(48 * 3600));
+    until(&daemon, "stats\n", |lines| {
+        lines.iter().any(|line| line.contains(" notices-lost=1"))
+    });
+    queue_is_empty(&daemon);
+    assert!(mx.transactions().is_empty());
+}
+
+// DSN-10, Q-18
+#[test]
+fn a_full_queue_takes_no_mail_but_tells_senders() {
+    let script = Script::new()
+        .rule(reply(At::Rcpt, "550 5.1.1 no").line("<bob@"))
+        .rule(reply(At::Rcpt, "451 4.7.1 later").line("<cid@"));
+    let mx = Mx::start(script);
+    let dir = Arc::new(TempDir::new());
+    let queue = format!(
+        "[queue]\npath = \"{}/queue\"\nmin_free = \"1MiB\"\nmax_messages = 1\n[dsn]\ncollect = \"1h\"\n",
+        dir.path().display()
+    );
+    let clock = Clock::manual(Timestamp::from_secs(1_800_000_000));
+    let daemon = TestDaemon::start_in(dir, clock.clone(), &through(&mx, &queue)).unwrap();
+    let to = ["bob@dest.example", "cid@dest.example"];
+    daemon.submit("ann@here.example", &to, CONTENT);
+    until(&daemon, "list to=cid@dest.example\n", |lines| {
+        lines
+            .iter()
+            .any(|l| l.contains(" attempts=1 ") && l.contains("=queued"))
+    });
+    let mut smtp = Smtp::connect(daemon.smtp());
+    smtp.say("EHLO client.example");
+    let full = |reply: String| reply.starts_with("452 4.3.1");
+    let refused = full(smtp.say("MAIL FROM:<eve@here.example>"))
+        || full(smtp.say("RCPT TO:<bob@dest.example>"))
+        || full(smtp.say("DATA"))
+        || full(smtp.say("Subject: x\r\n\r\nbody\r\n."));
+    assert!(refused, "the queue takes mail");
+    clock.advance(Duration::from_secs(3600));
+    assert_eq!(mx.next_transaction().recipients(), ["ann@here.example"]);
 }
