@@ -148,7 +148,9 @@ impl Session {
         let mut opening = Opening::new(options);
         let time = |command| limits.reply(command, total);
         loop {
-            match drive(&mut stream, &mut opening, &time) {
+            let step = drive(&mut stream, &mut opening, &time)
+                .and_then(|step| unless_injected(step, &mut stream, &mut opening));
+            match step {
                 Ok(Step::Handshake) => {
                     let deadline = Deadline::after(HANDSHAKE).min(total);
                     match stream.start_tls(host, deadline) {
@@ -518,6 +520,20 @@ fn send(
         }
     }
     Ok(())
+}
+
+/// TLS-8: what came a moment after the 220 and ahead of the handshake is an attack too, and no reason to go on in clear.
+fn unless_injected(step: Step, stream: &mut Stream, opening: &mut Opening) -> Result<Step, Break> {
+    if step != Step::Handshake || !stream.has_unread() {
+        return Ok(step);
+    }
+    Err(match out_of_turn(stream, opening, Command::StartTls) {
+        Break::Said(said) => Break::Said(Broken {
+            why: Why::Injection,
+            ..said
+        }),
+        closed => closed,
+    })
 }
 
 /// Something waits where nothing may: the end of the connection, or words that no command asked for (CL-7).

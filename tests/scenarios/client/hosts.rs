@@ -249,6 +249,25 @@ fn what_is_put_in_behind_the_220_of_starttls_ends_the_session_without_a_redial()
     assert!(mx.transactions().is_empty());
 }
 
+// TLS-8: also when it comes a moment later, as a packet of its own
+#[test]
+fn what_waits_unread_behind_the_220_of_starttls_is_an_attack_too() {
+    // As much as is read at once, so that the rest is still in the socket when the handshake begins.
+    let mut go_ahead = b"220 go ahead ".to_vec();
+    go_ahead.resize(8190, b'x');
+    go_ahead.extend_from_slice(b"\r\n250-mx.test\r\n250 DSN\r\n");
+    let mx = Mx::start(
+        Script::new()
+            .starttls()
+            .rule(on(At::StartTls, Do::Raw(go_ahead))),
+    );
+    let attempt = Bench::new(&[&mx]).deliver(letter(BOB));
+    let attempt = attempt.is(State::Queued, "4.7.5");
+    assert_eq!(attempt.stage, Stage::StartTls);
+    assert_eq!(mx.connections(), 1);
+    assert!(mx.transactions().is_empty());
+}
+
 // RO-5
 #[test]
 fn a_relays_hosts_are_tried_in_order_without_mx() {
