@@ -119,6 +119,7 @@ pub(super) fn attempt(parts: &Parts, running: &Running, warm: Option<Arc<[u8]>>)
     let mut quitting = Vec::new();
     while !attempt.pending.is_empty() && !attempt.end.is_over() {
         let began = Instant::now();
+        walk.ends_at(attempt.end);
         let Some(host) = walk.next_host() else { break };
         attempt.at_host(&mut walk, host, began, &mut quitting);
     }
@@ -246,7 +247,7 @@ impl Attempt<'_> {
         loop {
             let total = self.limits.total(self.content.size()).min(self.end);
             let connection = match redial.take() {
-                None => walk.dial(host),
+                None => walk.dial(host, total),
                 Some((address, source)) => {
                     let deadline =
                         Deadline::after(self.config.deliver.dial_timeout.get()).min(total);
@@ -367,9 +368,7 @@ impl Attempt<'_> {
                 &|| self.running.may_send_dot(),
             );
             // DV-6: the wait for the dot's reply does not count.
-            if let Ok(left) = self.end.remaining() {
-                self.end = Deadline::after(left.saturating_add(carried.waited_for_dot));
-            }
+            self.end = self.end.put_off(carried.waited_for_dot);
             self.feedback.reached_mail |= carried.answers.reached_mail;
             let scene = Arc::new(Scene {
                 data: carried.took,

@@ -25,6 +25,12 @@ impl Deadline {
         Deadline(self.0.min(other.0))
     }
 
+    /// Later by this span: it did not count.
+    #[must_use]
+    pub fn put_off(self, span: Duration) -> Deadline {
+        Deadline(self.0.checked_add(span).unwrap_or(self.0))
+    }
+
     /// Time left, never zero, because std refuses a zero socket timeout.
     ///
     /// # Errors

@@ -4,7 +4,7 @@
 //! let mut walk = network.walk(transport, &target, &dialled_before, attempt_deadline)?;   // Err: the whole attempt
 //! while let Some(host) = walk.next_host() {
 //!     // An idle session to (host.name, host.port) may be taken here instead of dialling.
-//!     match walk.dial(&host) {
+//!     match walk.dial(&host, total_deadline) {
 //!         Ok(connection) => ..,             // SMTP; done, or remember the failure and go on
 //!         Err(failure) => last = Some(failure),
 //!     }
@@ -126,6 +126,11 @@ impl Network {
 }
 
 impl Walk {
+    /// The end of the attempt is put off: what it waited for a final dot's reply does not count (DV-6).
+    pub fn ends_at(&mut self, deadline: Deadline) {
+        self.deadline = deadline;
+    }
+
     /// The next host that has an address to dial; hosts without one become skips. `None` when there is no further
     /// host, or the attempt's hosts, addresses or time are used up (DV-6).
     pub fn next_host(&mut self) -> Option<ReadyHost> {
@@ -155,12 +160,13 @@ impl Walk {
     }
 
     /// Dials the addresses of the host given last in their order: `dial_timeout` for each, `host_timeout` for lookup and
-    /// dials together. May be called again with the addresses that are left, when a session came to nothing at once
+    /// dials together, and no longer than `until` (CL-9). May be called again with the addresses that are left, when a
+    /// session came to nothing at once
     /// (DV-15); the time between the calls does not count.
     ///
     /// # Errors
     /// A temporary failure of this host, or `Scope::Local` when only we are to blame (DV-14).
-    pub fn dial(&mut self, host: &ReadyHost) -> Result<Connection, Failure> {
+    pub fn dial(&mut self, host: &ReadyHost, until: Deadline) -> Result<Connection, Failure> {
         let began = Instant::now();
         let deliver = &self.config.deliver;
         let room = deliver.max_addresses.saturating_sub(self.dialled.len());
@@ -171,7 +177,9 @@ impl Walk {
             host.port,
             &deliver.source_addresses,
             deliver.dial_timeout.get(),
-            Deadline::after(self.host_time).min(self.deadline),
+            Deadline::after(self.host_time)
+                .min(self.deadline)
+                .min(until),
             |ip| dialled.push(ip),
         );
         self.host_time = self.host_time.saturating_sub(began.elapsed());

@@ -243,7 +243,7 @@ fn at_most_max_addresses_addresses_are_dialled_in_all() {
     let settings = deliver(unused, "max_addresses = 4\n");
     let mut walk = walk(&network(&dns, &settings), &domain("dest.example")).unwrap();
     let first = walk.next_host().unwrap();
-    let failure = walk.dial(&first).unwrap_err();
+    let failure = walk.dial(&first, long()).unwrap_err();
     assert_eq!(
         (failure.retry, failure.scope, failure.stage),
         (Retry::Later, Scope::Host, Stage::Connect)
@@ -251,7 +251,7 @@ fn at_most_max_addresses_addresses_are_dialled_in_all() {
     assert_eq!(failure.status.to_string(), "4.4.1");
     assert_eq!(failure.cause, Cause::Refused);
     let second = walk.next_host().unwrap();
-    walk.dial(&second).unwrap_err();
+    walk.dial(&second, long()).unwrap_err();
     assert!(walk.next_host().is_none());
     let dialled = walk.dialled();
     assert_eq!(dialled.len(), 4);
@@ -318,7 +318,7 @@ fn a_dead_first_address_does_not_use_up_the_time_of_the_second() {
         .walk("direct", &domain("dest.example"), &[dead], long())
         .unwrap();
     let host = walk.next_host().unwrap();
-    let connection = walk.dial(&host).unwrap();
+    let connection = walk.dial(&host, long()).unwrap();
     assert_eq!(connection.address, live.local_addr().unwrap());
     assert_eq!(walk.dialled(), [dead, connection.address.ip()]);
 }
@@ -335,9 +335,9 @@ fn a_host_may_be_dialled_again_with_the_addresses_that_are_left() {
     let network = network(&dns, &deliver(port, ""));
     let mut walk = walk(&network, &domain("dest.example")).unwrap();
     let mut host = walk.next_host().unwrap();
-    let first = walk.dial(&host).unwrap().address;
+    let first = walk.dial(&host, long()).unwrap().address;
     host.addresses.remove(0);
-    let second = walk.dial(&host).unwrap().address;
+    let second = walk.dial(&host, long()).unwrap().address;
     let mut both = [first, second];
     both.sort();
     assert_eq!(
@@ -360,12 +360,29 @@ fn a_dead_host_is_left_at_its_deadline_and_the_next_one_tried() {
     let network = network(&dns, &deliver(port, "dial_timeout = \"200ms\"\n"));
     let mut walk = walk(&network, &domain("dest.example")).unwrap();
     let dead = walk.next_host().unwrap();
-    let failure = walk.dial(&dead).unwrap_err();
+    let failure = walk.dial(&dead, long()).unwrap_err();
     assert_eq!(failure.cause, Cause::Timeout);
     assert_eq!(failure.status.to_string(), "4.4.1");
     assert_eq!(failure.scope, Scope::Host);
     let live = walk.next_host().unwrap();
-    walk.dial(&live).unwrap();
+    walk.dial(&live, long()).unwrap();
+}
+
+// CL-9
+#[test]
+fn the_limit_of_a_whole_transaction_covers_its_dial() {
+    let dead = listener("127.0.3.13", 0);
+    let port = port_of(&dead);
+    drop(dead);
+    let _dead = full_listener("127.0.3.13", port);
+    let dns = DnsServer::start().a("dest.example", "127.0.3.13");
+    // Neither of its own limits would end the dial before the test gives up.
+    let own = "dial_timeout = \"1h\"\nhost_timeout = \"1h\"\n";
+    let network = network(&dns, &deliver(port, own));
+    let mut walk = walk(&network, &domain("dest.example")).unwrap();
+    let host = walk.next_host().unwrap();
+    let total = Deadline::after(Duration::from_millis(200));
+    assert_eq!(walk.dial(&host, total).unwrap_err().cause, Cause::Timeout);
 }
 
 // DV-7: the servers of some domains do not answer questions for AAAA.
@@ -380,7 +397,7 @@ fn a_silent_second_family_leaves_time_for_the_first() {
     let settings = deliver(port_of(&live), "host_timeout = \"2s\"\n");
     let mut walk = walk(&network(&dns, &settings), &domain("dest.example")).unwrap();
     let host = walk.next_host().unwrap();
-    walk.dial(&host).unwrap();
+    walk.dial(&host, long()).unwrap();
 }
 
 // DV-8
@@ -409,7 +426,7 @@ fn a_relay_may_be_anywhere() {
     let target = Target::Relay(vec![(smart, port_of(&live))]);
     let mut walk = walk(&network(&dns, ""), &target).unwrap();
     let host = walk.next_host().unwrap();
-    walk.dial(&host).unwrap();
+    walk.dial(&host, long()).unwrap();
     // RO-5: by address, not by MX.
     assert_eq!(dns.asked("smart.example", RecordType::MX), 0);
 }
@@ -557,7 +574,7 @@ fn the_source_address_of_the_dialled_family_is_bound() {
     for _ in 0..3 {
         let mut walk = walk(&network, &domain("dest.example")).unwrap();
         let host = walk.next_host().unwrap();
-        let connection = walk.dial(&host).unwrap();
+        let connection = walk.dial(&host, long()).unwrap();
         assert_eq!(connection.source, Some("127.0.5.1".parse().unwrap()));
         let (_, seen) = live.accept().unwrap();
         assert_eq!(seen.ip().to_string(), "127.0.5.1");
@@ -576,7 +593,7 @@ fn a_source_address_that_is_not_ours_is_our_own_fault() {
     let network = network(&dns, &deliver(port_of(&live), sources));
     let mut walk = walk(&network, &domain("dest.example")).unwrap();
     let host = walk.next_host().unwrap();
-    let failure = walk.dial(&host).unwrap_err();
+    let failure = walk.dial(&host, long()).unwrap_err();
     assert_eq!(
         (failure.retry, failure.scope, failure.cause),
         (Retry::Later, Scope::Local, Cause::Local)
@@ -597,6 +614,6 @@ fn after_a_local_error_the_next_address_is_dialled() {
     let mut walk = walk(&network, &domain("dest.example")).unwrap();
     let host = walk.next_host().unwrap();
     assert!(host.addresses[0].is_ipv6());
-    let connection = walk.dial(&host).unwrap();
+    let connection = walk.dial(&host, long()).unwrap();
     assert!(connection.address.is_ipv4());
 }

@@ -9,7 +9,7 @@ use posthaste::smtp::address::Domain;
 use posthaste::store::State;
 
 use super::bench::{Bench, hosts, letter, millis};
-use crate::support::mx::{At, Do, Mx, Script, on, reply};
+use crate::support::mx::{At, Do, Gate, Mx, Script, on, reply};
 
 const BOB: &[&str] = &["bob@dest.test"];
 
@@ -327,6 +327,27 @@ fn the_attempt_ends_when_its_time_is_over() {
         Some(Cause::Timeout)
     );
     assert_eq!(two[1].connections(), 0);
+}
+
+// DV-6
+#[test]
+fn the_wait_for_a_dots_reply_is_not_of_the_attempts_time() {
+    let gate = Gate::new();
+    let busy = Script::new()
+        .rule(reply(At::Rcpt, "450 4.2.1 not her").line("ann@"))
+        .rule(on(At::Dot, Do::Gate(gate.clone())));
+    let two = hosts(vec![busy, Script::new()]);
+    let limit = millis(1500);
+    let mut bench = Bench::with(&[&two[0], &two[1]], |config| {
+        config.deliver.attempt_timeout = limit;
+    });
+    let id = bench.send(letter(&["bob@dest.test", "ann@dest.test"]));
+    two[0].wait_for_commands(1, 1, "DATA");
+    std::thread::sleep(limit.get());
+    gate.open();
+    bench.finish();
+    assert_eq!(bench.result(id, 1).is_delivered().host, "mx1.dest.test");
+    assert_eq!(bench.result(id, 2).is_delivered().host, "mx2.dest.test");
 }
 
 // RT-3, RT-4, RO-2: judged by the settings in force when the attempt ends
