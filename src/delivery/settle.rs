@@ -77,7 +77,7 @@ pub(super) fn settle(parts: &Parts, running: &Running, happened: Vec<Happened>) 
         id: running.head.id,
         outcomes: Vec::new(),
     };
-    let mut given_back: Vec<(u32, Timestamp)> = Vec::new();
+    let mut given_back: Vec<(u32, Timestamp, String)> = Vec::new();
     let mut due: Vec<(DestinationKey, Timestamp)> = Vec::new();
     for one in happened {
         let row = &running.rows[one.row];
@@ -89,7 +89,8 @@ pub(super) fn settle(parts: &Parts, running: &Running, happened: Vec<Happened>) 
         if let Verdict::Deferred { next } = verdict {
             due.push((destination.clone(), next));
             if !counted {
-                given_back.push((row.id.number, next));
+                let why = format!("{} {}", attempt.status, attempt.text);
+                given_back.push((row.id.number, next, why));
                 continue;
             }
         }
@@ -110,11 +111,12 @@ pub(super) fn settle(parts: &Parts, running: &Running, happened: Vec<Happened>) 
     {
         return;
     }
-    given_back.sort_by_key(|(_, next)| *next);
-    for group in given_back.chunk_by(|a, b| a.1 == b.1) {
-        let numbers: Vec<u32> = group.iter().map(|(number, _)| *number).collect();
+    given_back.sort_by(|a, b| (a.1, &a.2).cmp(&(b.1, &b.2)));
+    for group in given_back.chunk_by(|a, b| (a.1, &a.2) == (b.1, &b.2)) {
+        let numbers: Vec<u32> = group.iter().map(|(number, ..)| *number).collect();
+        let (_, next, why) = &group[0];
         if !persist(parts, running, || {
-            parts.store.unclaim(id, &numbers, group[0].1)
+            parts.store.unclaim(id, &numbers, *next, Some(why))
         }) {
             return;
         }
@@ -139,7 +141,9 @@ pub(super) fn give_back(parts: &Parts, running: &Running, rows: &[usize], due: T
         return;
     }
     let id = running.head.id;
-    if persist(parts, running, || parts.store.unclaim(id, &numbers, due)) {
+    if persist(parts, running, || {
+        parts.store.unclaim(id, &numbers, due, None)
+    }) {
         let destination = running.rows[rows[0]].destination.clone();
         (parts.wake)(Wake::Due(destination, due));
     }

@@ -123,7 +123,7 @@ impl Shared {
                 continue;
             };
             let id = transaction.head.id;
-            if let Err(error) = self.store.unclaim(id, &numbers, due) {
+            if let Err(error) = self.store.unclaim(id, &numbers, due, None) {
                 // Still claimed: in doubt at the next start, and tried again then.
                 Line::new("not-unclaimed")
                     .key("qid", id)

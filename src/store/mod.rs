@@ -230,12 +230,24 @@ impl Store {
     }
 
     /// The claim of these recipients is given back without an attempt (RT-7, RT-6): attempts as before, due at `due`.
+    /// With a `blocker`, that is why they wait from now on: a fault of our own that no peer had to do with (DV-19).
     ///
     /// # Errors
     /// As [`Store::settle`].
-    pub fn unclaim(&self, id: QueueId, numbers: &[u32], due: Timestamp) -> Result<(), StoreError> {
-        let numbers = numbers.to_vec();
-        self.inner.ask(Op::Unclaim { id, numbers, due }).map(drop)
+    pub fn unclaim(
+        &self,
+        id: QueueId,
+        numbers: &[u32],
+        due: Timestamp,
+        blocker: Option<&str>,
+    ) -> Result<(), StoreError> {
+        let op = Op::Unclaim {
+            id,
+            numbers: numbers.to_vec(),
+            due,
+            blocker: blocker.map(|text| rows::cut(text.to_owned())),
+        };
+        self.inner.ask(op).map(drop)
     }
 
     /// The content of a message as chunks, in order, without the added header.

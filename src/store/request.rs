@@ -28,6 +28,8 @@ pub(super) enum Op {
         id: QueueId,
         numbers: Vec<u32>,
         due: Timestamp,
+        /// Why, if that is worth showing.
+        blocker: Option<String>,
     },
     Change(ChangeStep),
     /// Holds what is not final of a damaged message.

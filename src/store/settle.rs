@@ -361,6 +361,7 @@ impl Writer<'_> {
         id: QueueId,
         numbers: &[u32],
         due: Timestamp,
+        blocker: Option<&str>,
     ) -> Result<(), Fault> {
         let mut ended = Ends::default();
         for &number in numbers {
@@ -372,7 +373,7 @@ impl Writer<'_> {
             let now = self.now();
             self.sql
                 .give_back
-                .execute([row, due.millis(), now.millis()])?;
+                .execute(params![row, due.millis(), now.millis(), blocker])?;
             if found.attempts == 1 {
                 self.notice_due(now);
             }

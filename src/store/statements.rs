@@ -69,7 +69,7 @@ statements! {
     next_attempt: "SELECT next_attempt FROM recipient WHERE id = ?1";
     /// A first claim given back may have no time for a delay yet: whoever tells of delays looks at it and sets one.
     give_back: "UPDATE recipient SET state = 0, next_attempt = ?2, attempts = attempts - 1, \
-        delay_due = CASE WHEN attempts = 1 THEN coalesce(delay_due, ?3) ELSE delay_due END, \
+        delay_due = CASE WHEN attempts = 1 THEN coalesce(delay_due, ?3) ELSE delay_due END, blocker = coalesce(?4, blocker), \
         last_attempt = (SELECT max(started) FROM attempt WHERE recipient = ?1 AND kind < 2) WHERE id = ?1";
     insert_attempt: "INSERT INTO attempt (recipient, ordinal, kind, started, duration, in_queue, in_connect, in_session, in_data, \
         transport, host, address, dialled, source, tls, stage, code, status, text, cause, twice, worker, reused) \

@@ -366,9 +366,14 @@ impl<'c> Writer<'c> {
             Op::Unstage { id } => self.unstage(*id).map(|()| Answer::Done),
             Op::Claim(requests) => self.claim(requests).map(Answer::Claimed),
             Op::Settle(settlement) => self.settle(settlement).map(|()| Answer::Done),
-            Op::Unclaim { id, numbers, due } => {
-                self.unclaim(*id, numbers, *due).map(|()| Answer::Done)
-            }
+            Op::Unclaim {
+                id,
+                numbers,
+                due,
+                blocker,
+            } => self
+                .unclaim(*id, numbers, *due, blocker.as_deref())
+                .map(|()| Answer::Done),
             Op::Change(step) => self.change(step).map(Answer::Changed),
             Op::Damaged { id, reason } => self.hold_message(*id, reason).map(|()| Answer::Done),
             Op::PullIn {

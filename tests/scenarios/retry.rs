@@ -255,3 +255,29 @@ fn a_clock_put_back_while_the_daemon_was_down_is_noticed_at_the_start() {
     assert_eq!(office.listed(far).row.destination, key("dest.example"));
     office.dispatcher.stop();
 }
+
+// DV-19, DNS-6, CTL-10
+#[test]
+fn mail_that_waits_for_a_dead_resolver_says_so_and_has_had_no_attempt() {
+    // The temporary daemon's name server is a port where nobody listens.
+    let daemon = crate::support::daemon::TestDaemon::start(
+        "[dns]\nservers = [\"127.0.0.1:9\"]\nquery_timeout = \"100ms\"\ntotal_timeout = \"300ms\"\n",
+    );
+    let id = daemon.submit(
+        "ann@here.example",
+        &["bob@dest.example"],
+        "Subject: hi\n\nhi\n",
+    );
+    let patience = std::time::Instant::now() + crate::support::daemon::PATIENCE;
+    loop {
+        let answer = daemon.control(&format!("list id={id}\n"));
+        if answer
+            .iter()
+            .any(|line| line.contains("attempts=0") && line.contains("blocker=\"4.4.3 "))
+        {
+            break;
+        }
+        assert!(std::time::Instant::now() < patience, "{answer:?}");
+        std::thread::yield_now();
+    }
+}

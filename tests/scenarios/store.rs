@@ -483,7 +483,12 @@ fn a_claim_given_back_was_no_attempt() {
     let id = queue.add(&["bob@dest.example"]);
     let later = start().plus(minutes(5));
     queue.store.claim(vec![claim(id, &[1], 0, later)]).unwrap();
-    queue.store.unclaim(id, &[1], later).unwrap();
+    queue
+        .store
+        .unclaim(id, &[1], later, Some("4.4.3 no name server answered"))
+        .unwrap();
+    let row = queue.store.show(id).unwrap().unwrap().recipients.remove(0);
+    assert_eq!(row.blocker, "4.4.3 no name server answered");
     let row = list(&queue, by_id(id)).remove(0).row;
     assert_eq!(
         (row.state, row.attempts, row.last_attempt),
@@ -968,7 +973,7 @@ fn a_final_recipient_never_comes_back() {
     // Late or repeated requests of any kind change nothing.
     queue.settle(id, 1, Verdict::Deferred { next: start() });
     queue.settle(id, 2, Verdict::Delivered);
-    queue.store.unclaim(id, &[1, 2], start()).unwrap();
+    queue.store.unclaim(id, &[1, 2], start(), None).unwrap();
     let claimed = queue
         .store
         .claim(vec![claim(id, &[1, 2], 1, start())])

@@ -198,7 +198,11 @@ impl World {
             },
             End::Crash => return self.restart(true),
             End::NotMade => {
-                return self.queue.store.unclaim(key.0, &[key.1], now).unwrap();
+                return self
+                    .queue
+                    .store
+                    .unclaim(key.0, &[key.1], now, None)
+                    .unwrap();
             }
         };
         let unconfirmed = matches!(end, End::Unconfirmed) && row.recipient.notify.success;

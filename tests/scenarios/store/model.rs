@@ -270,7 +270,7 @@ impl World {
         if recipient.state != State::Claimed {
             return;
         }
-        self.queue.store.unclaim(id, &[number], due).unwrap();
+        self.queue.store.unclaim(id, &[number], due, None).unwrap();
         recipient.attempts -= 1;
         recipient.next = due;
         recipient.state = match recipient.wish.take() {
