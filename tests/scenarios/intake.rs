@@ -761,7 +761,7 @@ fn short_of_descriptors_clients_are_turned_away_and_the_rest_goes_on() {
     };
     assert!(turned_away.starts_with("421 4.3.2"), "{turned_away}");
     assert!(
-        sessions.len() > 4,
+        sessions.len() > 2,
         "64 are enough to run slowly: {}",
         sessions.len()
     );
