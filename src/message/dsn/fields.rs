@@ -146,8 +146,13 @@ fn recipient_group(id: QueueId, block: &Block, utf8: bool, reply_limit: usize) -
     field(&mut out, "Status", &status_of(block).to_string());
     if let Some((name, address)) = &block.remote {
         let mut value = format!("dns; {}", printable(name, false));
-        if let Some(address) = address {
-            let _ = write!(value, " ([{address}])");
+        match address {
+            // RFC 3464 §2.1.2: a host without a name is a domain literal.
+            Some(address) if *name == address.to_string() => value = format!("dns; [{address}]"),
+            Some(address) => {
+                let _ = write!(value, " ([{address}])");
+            }
+            None => {}
         }
         field(&mut out, "Remote-MTA", &value);
     }

@@ -154,20 +154,12 @@ pub fn compose(notice: &Notice<'_>) -> Composed {
     let original = returned(notice, utf8);
     let whole = matches!(original.headers.iter().find(|(name, _)| name == "Content-Type"), Some((_, HeaderType::ContentType(kind))) if !kind.c_type.ends_with("headers"));
     let parts = vec![
-        MimePart::new(
-            ContentType::new("text/plain").attribute("charset", "utf-8"),
-            BodyPart::Text(words.into()),
-        )
-        .header("Content-Description", raw("Notification")),
+        readable(words).header("Content-Description", raw("Notification")),
         raw_part(kind, status_encoding, status.into_bytes())
             .header("Content-Description", raw("Delivery report")),
         original.header(
             "Content-Description",
-            raw(if whole {
-                "Undelivered message"
-            } else {
-                "Message header"
-            }),
+            raw(if whole { "Message" } else { "Message header" }),
         ),
     ];
 
@@ -194,6 +186,17 @@ pub fn compose(notice: &Notice<'_>) -> Composed {
         subject,
         utf8_headers,
         described,
+    }
+}
+
+/// The words for people. ASCII goes as it is, so that even a reader without MIME shows it well; its lines are short.
+fn readable(words: String) -> MimePart<'static> {
+    let kind = ContentType::new("text/plain").attribute("charset", "utf-8");
+    if words.is_ascii() {
+        let lines = words.replace('\n', "\r\n").into_bytes();
+        MimePart::new(kind, BodyPart::Binary(lines.into())).transfer_encoding("7bit")
+    } else {
+        MimePart::new(kind, BodyPart::Text(words.into()))
     }
 }
 

@@ -24,7 +24,8 @@ pub(super) fn explain(notice: &Notice<'_>, described: usize, budget: usize) -> S
     let verdict = match notice.blocks.first().map(|block| block.action) {
         Some(Action::Delayed) => format!(
             "Your message has not yet been delivered to {people}.\n\
-             You need not do anything: it is kept here and tried again. This is only a warning."
+             It is kept here and tried again: you need not do anything.\n\
+             This is only a warning."
         ),
         Some(Action::Delivered | Action::Expanded) => {
             format!("Your message was delivered to {people}.")
@@ -34,7 +35,10 @@ pub(super) fn explain(notice: &Notice<'_>, described: usize, budget: usize) -> S
              No further notice of success will follow."
         ),
         Some(Action::Failed) | None => {
-            format!("Your message could not be delivered to {people}, and is not tried again.")
+            format!(
+                "Your message could not be delivered to {people}.\n\
+                 It is not tried again."
+            )
         }
     };
     let _ = writeln!(out, "{verdict}\n");
@@ -78,10 +82,25 @@ pub(super) fn explain(notice: &Notice<'_>, described: usize, budget: usize) -> S
 }
 
 fn paragraph(block: &Block, notice: &Notice<'_>) -> String {
-    let mut out = format!("<{}>\n", printable(&block.path.to_string(), true));
+    let path = block.path.to_string();
+    let mut out = format!("<{}>\n", printable(&path, true));
+    // The address that the sender wrote, if another one became of it on the way.
+    let original = block.orcpt.as_deref().and_then(|orcpt| {
+        let (kind, address) = orcpt.split_once(';')?;
+        let mail = ["rfc822", "utf-8"]
+            .iter()
+            .any(|k| kind.eq_ignore_ascii_case(k));
+        (mail && !address.eq_ignore_ascii_case(&path)).then_some(address)
+    });
+    if let Some(address) = original {
+        let _ = writeln!(out, "    sent to <{}>", cut(&printable(address, true), 300));
+    }
     let host = block.remote.as_ref().map(|(name, address)| {
         let name = printable(name, false);
-        address.map_or(name.clone(), |address| format!("{name} [{address}]"))
+        match address {
+            Some(address) if name != address.to_string() => format!("{name} [{address}]"),
+            _ => name,
+        }
     });
     match (block.action, block.code, host) {
         (Action::Delivered | Action::Relayed | Action::Expanded, _, Some(host)) => {
@@ -112,7 +131,10 @@ fn paragraph(block: &Block, notice: &Notice<'_>) -> String {
         let since = notice.head.arrived.rfc5322();
         let _ = match block.attempts {
             0 => writeln!(out, "    not tried yet, here since {since}"),
-            1 => writeln!(out, "    tried once since {since}"),
+            1 => {
+                let at = block.last_attempt.unwrap_or(notice.head.arrived);
+                writeln!(out, "    tried once, at {}", at.rfc5322())
+            }
             times => writeln!(out, "    tried {times} times since {since}"),
         };
     }
@@ -121,12 +143,12 @@ fn paragraph(block: &Block, notice: &Notice<'_>) -> String {
     }
     if block.action == Action::Delayed {
         if let Some(next) = block.next_attempt {
-            let _ = writeln!(out, "    tried next at {}", next.rfc5322());
+            let _ = writeln!(out, "    tried next at  {}", next.rfc5322());
         } else {
             let _ = writeln!(out, "    tried next when that is over");
         }
         if let Some(until) = block.retry_until {
-            let _ = writeln!(out, "    given up at   {}", until.rfc5322());
+            let _ = writeln!(out, "    given up at    {}", until.rfc5322());
         }
     }
     out.push('\n');
