@@ -12,8 +12,8 @@ postfix_port=$(free_port)
 dns_start \
   'world.test MX 10 mx.world.test' 'mx.world.test A 127.0.0.2' \
   'postfix.test MX 10 mx.postfix.test' 'mx.postfix.test A 127.0.0.3'
-# smtp-sink announces no DSN.
-sink_start world 127.0.0.2
+# It announces no DSN.
+sink_start world 127.0.0.2 -N
 config
 printf '\n[dsn]\ncollect = "1s"\n' >>"$D/posthaste.toml"
 daemon_start
