@@ -11,6 +11,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -228,6 +229,9 @@ struct Shared {
     limits: Limits,
     users: Users,
     fatal: Fatal,
+    /// Raised, and another put in its place, when acceptors must look whether they are still wanted: one for all of
+    /// them, because descriptors may be few (PRC-5).
+    turn: Mutex<Arc<Flag>>,
 }
 
 /// All SMTP listeners, running.
@@ -243,17 +247,8 @@ struct Door {
     listen: Arc<Listen>,
     /// Where it listens, with its real port.
     address: ListenAddress,
-    closed: Arc<Flag>,
+    closed: Arc<AtomicBool>,
     acceptor: JoinHandle<()>,
-}
-
-impl Door {
-    /// Returns when nothing is accepted any more and the socket is closed; sessions go on.
-    fn close(self) {
-        self.closed.raise();
-        // Its panic has already called `fatal`.
-        let _ = self.acceptor.join();
-    }
 }
 
 impl Front {
@@ -271,6 +266,7 @@ impl Front {
             limits: Limits::default(),
             users: Users::default(),
             fatal,
+            turn: Mutex::new(Arc::new(Flag::new()?)),
         });
         let serving = Arc::clone(&shared);
         let front = Front {
@@ -298,12 +294,13 @@ impl Front {
     /// # Errors
     /// No threads or descriptors; all is as it was.
     pub fn rebind(&self, opened: Vec<Bound>, closed: &[Listen]) -> io::Result<()> {
+        let turn = Flag::new()?;
         let mut new = Vec::with_capacity(opened.len());
         for bound in opened {
             match self.accept_from(bound) {
                 Ok(door) => new.push(door),
                 Err(error) => {
-                    new.into_iter().for_each(Door::close);
+                    self.close(new, turn);
                     return Err(error);
                 }
             }
@@ -313,8 +310,22 @@ impl Front {
         let old: Vec<Door> = doors.extract_if(.., goes).collect();
         doors.append(&mut new);
         drop(doors);
-        old.into_iter().for_each(Door::close);
+        self.close(old, turn);
         Ok(())
+    }
+
+    /// Returns when nothing is accepted from these any more and their sockets are closed; sessions go on. The others
+    /// wait for `turn` from now on.
+    fn close(&self, doors: Vec<Door>, turn: Flag) {
+        for door in &doors {
+            door.closed.store(true, Ordering::Release);
+        }
+        let before = std::mem::replace(&mut *self.shared.turn(), Arc::new(turn));
+        before.raise();
+        for door in doors {
+            // Its panic has already called `fatal`.
+            let _ = door.acceptor.join();
+        }
     }
 
     fn doors(&self) -> MutexGuard<'_, Vec<Door>> {
@@ -324,12 +335,13 @@ impl Front {
     fn accept_from(&self, bound: Bound) -> io::Result<Door> {
         let address = bound.address();
         let listen = Arc::new(bound.listen);
-        let closed = Arc::new(Flag::new()?);
+        let closed = Arc::new(AtomicBool::new(false));
         let acceptor = Acceptor {
             shared: Arc::clone(&self.shared),
             sessions: Arc::clone(&self.sessions),
             listen: Arc::clone(&listen),
             closed: Arc::clone(&closed),
+            turn: self.shared.turn().clone(),
             socket: bound.socket,
             spare: spare(),
             descriptors: descriptors(),
@@ -366,11 +378,12 @@ impl Front {
     /// (IN-27). Returns when no connection is accepted any more.
     pub fn stop(&self) {
         self.shared.stops.stopping.raise();
+        self.shared.turn().raise();
         let doors = std::mem::take(&mut *self.doors());
-        for door in &doors {
-            door.closed.raise();
+        for door in doors {
+            // Its panic has already called `fatal`.
+            let _ = door.acceptor.join();
         }
-        doors.into_iter().for_each(Door::close);
     }
 
     /// Ends sessions in DATA too: nothing of their messages is queued. Those at the dot end with their commit.
@@ -392,6 +405,10 @@ impl Drop for Front {
 }
 
 impl Shared {
+    fn turn(&self) -> MutexGuard<'_, Arc<Flag>> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn session(&self, arrival: Arrival) {
         // The listener's rules may have changed since it was bound (CFG-5).
         let bound = &arrival.listen;
@@ -419,7 +436,9 @@ struct Acceptor {
     shared: Arc<Shared>,
     sessions: Arc<Threads<Arrival>>,
     listen: Arc<Listen>,
-    closed: Arc<Flag>,
+    /// It is no longer wanted.
+    closed: Arc<AtomicBool>,
+    turn: Arc<Flag>,
     socket: Socket,
     /// Given up for a moment to turn a client away when there are no descriptors left.
     spare: Option<File>,
@@ -437,7 +456,7 @@ fn descriptors() -> u64 {
 
 impl Acceptor {
     fn run(mut self) {
-        while !self.closed.is_raised() {
+        while !self.is_over() {
             match self.socket.accept() {
                 Ok(connection) => self.admit(connection),
                 Err(error) => match error.kind() {
@@ -450,10 +469,17 @@ impl Acceptor {
         }
     }
 
-    /// Until somebody connects, the door is closed, or the time is over.
+    fn is_over(&mut self) -> bool {
+        if self.turn.is_raised() {
+            self.turn = self.shared.turn().clone();
+        }
+        self.closed.load(Ordering::Acquire) || self.shared.stops.stopping.is_raised()
+    }
+
+    /// Until somebody connects, it may be over, or the time is.
     fn wait(&self, timeout: PollTimeout) {
-        let closed = self.closed.as_fd();
-        let mut fds = [closed, self.socket.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        let turn = self.turn.as_fd();
+        let mut fds = [turn, self.socket.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         // An interruption or an error is seen by the next accept.
         let _ = poll(&mut fds, timeout);
     }
@@ -472,7 +498,7 @@ impl Acceptor {
             }
             self.spare = spare();
         }
-        let mut fds = [PollFd::new(self.closed.as_fd(), PollFlags::POLLIN)];
+        let mut fds = [PollFd::new(self.turn.as_fd(), PollFlags::POLLIN)];
         let rest = PollTimeout::try_from(REST).unwrap_or(PollTimeout::ZERO);
         let _ = poll(&mut fds, rest);
     }

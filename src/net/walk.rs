@@ -161,8 +161,7 @@ impl Walk {
 
     /// Dials the addresses of the host given last in their order: `dial_timeout` for each, `host_timeout` for lookup and
     /// dials together, and no longer than `until` (CL-9). May be called again with the addresses that are left, when a
-    /// session came to nothing at once
-    /// (DV-15); the time between the calls does not count.
+    /// session came to nothing at once (DV-15); the time between the calls does not count.
     ///
     /// # Errors
     /// A temporary failure of this host, or `Scope::Local` when only we are to blame (DV-14).
