@@ -71,8 +71,8 @@ pub fn split(line: &[u8]) -> Result<(Verb, &[u8]), Answer> {
         b"GET" | b"POST" | b"CONNECT" => Verb::Http,
         _ => Verb::Unknown,
     };
-    let judged_later = matches!(verb, Verb::Mail | Verb::Rcpt | Verb::Http | Verb::Unknown);
-    if !judged_later && !is_plain(rest) {
+    let judged_later = matches!(verb, Verb::Mail | Verb::Rcpt | Verb::Http);
+    if !judged_later && !is_plain(line) {
         return Err(Answer::new(
             501,
             5,
@@ -278,7 +278,6 @@ mod tests {
             ("MAILFROM:<>", Verb::Unknown, ""),
             (" NOOP", Verb::Unknown, "NOOP"),
             ("", Verb::Unknown, ""),
-            ("NOOP\tx", Verb::Unknown, ""),
         ] {
             assert_eq!(
                 split(line.as_bytes()),
@@ -292,6 +291,10 @@ mod tests {
             "DATA \x01",
             "RSET \x7f",
             "HELO a\tb",
+            "NOOP\tx",
+            "NOOP\0",
+            "\u{e4}",
+            "FOO \x01",
         ] {
             assert_eq!(
                 split(line.as_bytes()).map_err(|a| code(&a)),
