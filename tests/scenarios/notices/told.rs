@@ -101,7 +101,7 @@ struct Expected {
 }
 
 struct World {
-    queue: Queue,
+    queue: Option<Queue>,
     config: Live,
     expected: BTreeMap<(QueueId, u32), Expected>,
 }
@@ -111,24 +111,28 @@ impl World {
         let mut config: Config = config();
         config.dsn.per_sender.count = 1_000_000;
         World {
-            queue: Queue::new(),
+            queue: Some(Queue::new()),
             config: Live::new(config),
             expected: BTreeMap::new(),
         }
     }
 
+    fn queue(&self) -> &Queue {
+        self.queue.as_ref().expect("it is taken only in a restart")
+    }
+
     fn now(&self) -> Timestamp {
-        self.queue.clock.now()
+        self.queue().clock.now()
     }
 
     fn row(&self, (id, number): (QueueId, u32)) -> RecipientRow {
-        let shown = self.queue.store.show(id).unwrap().unwrap();
+        let shown = self.queue().store.show(id).unwrap().unwrap();
         shown.recipients[number as usize - 1].clone()
     }
 
     fn submit(&mut self, words: [u8; RECIPIENTS as usize], answerable: bool, claim: bool) {
         let (now, config) = (self.now(), self.config.get());
-        let id = self.queue.store.allocate_id().unwrap();
+        let id = self.queue().store.allocate_id().unwrap();
         let mut new = message(id, now, Vec::new());
         let head = Arc::get_mut(&mut new.head).unwrap();
         if !answerable {
@@ -150,7 +154,7 @@ impl World {
             };
             self.expected.insert((id, number), expected);
         }
-        self.queue.store.enqueue(new).unwrap();
+        self.queue().store.enqueue(new).unwrap();
         if claim {
             // The first attempts end at once; otherwise they would stand for a worker that hangs.
             for number in 1..=RECIPIENTS {
@@ -172,7 +176,7 @@ impl World {
                 next_attempt: self.now(),
             },
         };
-        self.queue.store.claim(vec![claim]).unwrap();
+        self.queue().store.claim(vec![claim]).unwrap();
         self.outcome(key, end);
     }
 
@@ -180,7 +184,7 @@ impl World {
     fn outcome(&mut self, key: (QueueId, u32), end: End) {
         let now = self.now();
         let row = self.row(key);
-        let shown = self.queue.store.show(key.0).unwrap().unwrap();
+        let shown = self.queue().store.show(key.0).unwrap().unwrap();
         let config = self.config.get();
         let ended = Ended {
             attempts: row.attempts,
@@ -199,7 +203,7 @@ impl World {
             End::Crash => return self.restart(true),
             End::NotMade => {
                 return self
-                    .queue
+                    .queue()
                     .store
                     .unclaim(key.0, &[key.1], now, None)
                     .unwrap();
@@ -209,7 +213,7 @@ impl World {
         let mut settlement: Settlement = settlement(key.0, key.1, verdict, now);
         settlement.outcomes[0].unconfirmed = unconfirmed;
         settlement.outcomes[0].delay_due = next_delay_of(&config, &shown.head, row.delay_told);
-        self.queue.store.settle(settlement).unwrap();
+        self.queue().store.settle(settlement).unwrap();
         self.expected.get_mut(&key).unwrap().unconfirmed = unconfirmed;
     }
 
@@ -230,26 +234,26 @@ impl World {
             ids: vec![(id, Some(number))],
             ..Filter::default()
         };
-        let store = &self.queue.store;
+        let store = &self.queue().store;
         store
             .change(&filter, &change, &Actor { uid: 0 }, false, &mut |_| ())
             .unwrap();
     }
 
     fn restart(&mut self, crash: bool) {
-        let queue = std::mem::replace(&mut self.queue, Queue::new());
+        let queue = self.queue.take().expect("it is taken only here");
         if !crash {
             queue.store.close();
         }
-        self.queue = queue.crash().0;
+        self.queue = Some(queue.crash().0);
     }
 
     /// Lets the teller work, and reckons what delays it has to tell.
     fn tell(&mut self) {
         let teller = Teller {
             config: self.config.clone(),
-            store: self.queue.store.clone(),
-            clock: self.queue.clock.clone(),
+            store: self.queue().store.clone(),
+            clock: self.queue().clock.clone(),
             wake: Arc::new(|_| ()),
             blocker: Arc::new(|_| None),
         };
@@ -289,7 +293,7 @@ impl World {
                 } else {
                     now.plus(step)
                 };
-                self.queue.clock.set(to.max(start()));
+                self.queue().clock.set(to.max(start()));
                 self.tell();
             }
             Event::Tell => self.tell(),
@@ -303,30 +307,30 @@ impl World {
         for key in self.expected.keys().copied().collect::<Vec<_>>() {
             self.operate(key, 1);
         }
-        self.queue.clock.advance(Duration::from_secs(130 * 3600));
+        self.queue().clock.advance(Duration::from_secs(130 * 3600));
         self.tell();
         for key in self.expected.keys().copied().collect::<Vec<_>>() {
             self.attempt(key, End::Later);
             let state = self.row(key).state;
             assert!(state.is_final(), "{key:?} ends as {state:?}");
         }
-        self.queue.clock.advance(Duration::from_secs(60));
+        self.queue().clock.advance(Duration::from_secs(60));
         self.tell();
     }
 
     /// Action and `ID/N` of every block of every notification in the queue.
     fn told(&self) -> Vec<(String, String)> {
         let mut told = Vec::new();
-        let last = self.queue.store.allocate_id().unwrap().get();
+        let last = self.queue().store.allocate_id().unwrap().get();
         for id in (1..last).filter_map(QueueId::new) {
-            let Some(shown) = self.queue.store.show(id).unwrap() else {
+            let Some(shown) = self.queue().store.show(id).unwrap() else {
                 continue;
             };
             if shown.head.caller != "dsn" {
                 continue;
             }
             assert_eq!(shown.head.reverse_path, ReversePath::Null);
-            let mut content = self.queue.store.content(id).unwrap();
+            let mut content = self.queue().store.content(id).unwrap();
             let mut octets = Vec::new();
             while let Some(chunk) = content.next_chunk().unwrap() {
                 octets.extend_from_slice(&chunk);
@@ -373,7 +377,8 @@ impl World {
 #[test]
 fn every_recipient_ends_and_every_sender_is_told_what_notify_asked_for() {
     let config = ProptestConfig {
-        cases: 48,
+        // Each step is a commit on disk.
+        cases: 8,
         failure_persistence: None,
         max_shrink_iters: 400,
         ..ProptestConfig::default()
