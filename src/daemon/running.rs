@@ -270,16 +270,8 @@ impl Daemon {
     }
 }
 
-/// Logs what the last run left behind.
+/// Logs what the last run left behind. What is in doubt the store has named itself, before its commit.
 fn report(recovery: &Recovery) {
-    for recipient in &recovery.in_doubt {
-        Line::new("queued")
-            .key("qid", recipient.message)
-            .num("rcpt", recipient.number)
-            .key("doubt", "in-doubt")
-            .peer("reason", "the daemon ended during an attempt")
-            .warn();
-    }
     for id in &recovery.damaged {
         Line::new("held")
             .key("qid", id)

@@ -8,7 +8,8 @@ use super::rows::{self, Kind};
 use super::settle::{End, Ends, Found, Wish};
 use super::writer::Writer;
 use super::{Doubt, InDoubt, Recovery, State};
-use crate::message::QueueId;
+use crate::log::Line;
+use crate::message::{QueueId, RecipientId};
 
 /// Rows per page.
 const STEP: i64 = 1000;
@@ -31,6 +32,7 @@ impl Writer<'_> {
         self.sql.save_clean.execute([0])?;
         let ids = self.shared.ids.next_block();
         self.sql.save_next_id.execute([ids.end])?;
+        tell(&found.in_doubt);
         self.sql.commit.execute([])?;
         self.shared.ids.add(ids);
         self.shared.set_tally(self.tally);
@@ -190,6 +192,22 @@ impl Writer<'_> {
             orphans += u64::try_from(chunks).unwrap_or(0);
         }
         Ok(orphans)
+    }
+}
+
+/// the log names them before the commit that makes them due. After it the next start would not find them claimed,
+/// and a daemon that is killed once more before its log is written would never have said it.
+fn tell(in_doubt: &[RecipientId]) {
+    for recipient in in_doubt {
+        Line::new("queued")
+            .key("qid", recipient.message)
+            .num("rcpt", recipient.number)
+            .key("doubt", "in-doubt")
+            .peer("reason", "the daemon ended during an attempt")
+            .warn();
+    }
+    if !in_doubt.is_empty() {
+        log::logger().flush();
     }
 }
 
