@@ -81,6 +81,7 @@ run: all tools ## the same daemon in the foreground, to play with
 
 bench: all ## relay throughput beside Debian's Postfix in one run
 	bash tests/bench/relay.sh
+	bash tests/bench/latency.sh
 
 # --- to have -------------------------------------------------------------------------------------------------------
 
