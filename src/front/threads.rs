@@ -3,6 +3,7 @@
 //! The thread that became idle last is the first to get work, so that after a load those that are not needed any more
 //! run into their limit, however much the others have to do (PRC-7).
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -31,9 +32,17 @@ struct Shared<T> {
     work: Box<dyn Fn(T) + Send + Sync>,
 }
 
+/// Starts a thread of this name.
+type Start = fn(String, Box<dyn FnOnce() + Send>) -> io::Result<()>;
+
+fn start(name: String, life: Box<dyn FnOnce() + Send>) -> io::Result<()> {
+    thread::Builder::new().name(name).spawn(life).map(drop)
+}
+
 /// The threads. How many there may be is up to the caller, who hands out no more jobs at once than that.
 pub struct Threads<T> {
     name: &'static str,
+    start: Start,
     shared: Arc<Shared<T>>,
 }
 
@@ -56,6 +65,7 @@ impl<T: Send + 'static> Threads<T> {
         };
         Threads {
             name,
+            start,
             shared: Arc::new(Shared {
                 state: Mutex::new(state),
                 ended: Condvar::new(),
@@ -89,15 +99,14 @@ impl<T: Send + 'static> Threads<T> {
         let shared = Arc::clone(&self.shared);
         // The job goes another way than into the closure, so that it is still ours if there is no thread.
         let (send, receive) = bounded(1);
-        let started = thread::Builder::new()
-            .name(format!("{}-{number}", self.name))
-            .spawn(move || {
-                if let Ok(job) = receive.recv() {
-                    shared.run(number, job);
-                }
-                shared.lock().threads -= 1;
-                shared.ended.notify_all();
-            });
+        let life = move || {
+            if let Ok(job) = receive.recv() {
+                shared.run(number, job);
+            }
+            shared.lock().threads -= 1;
+            shared.ended.notify_all();
+        };
+        let started = (self.start)(format!("{}-{number}", self.name), Box::new(life));
         if started.is_err() {
             self.shared.lock().threads -= 1;
             return Err(job);
@@ -201,6 +210,19 @@ mod tests {
         assert!(!threads.join(Deadline::after(Duration::from_millis(1))));
         assert_eq!(threads.run(false), Err(false));
         drop(hold);
+        assert!(threads.join(Deadline::after(Duration::from_secs(20))));
+    }
+
+    // PRC-4
+    #[test]
+    fn a_job_that_no_thread_can_be_started_for_comes_back() {
+        let (done, finished) = bounded(1);
+        let mut threads = Threads::new("test", move |job: u32| done.send(job).unwrap());
+        threads.start = |_, _| Err(io::ErrorKind::WouldBlock.into());
+        assert_eq!(threads.run(1), Err(1));
+        threads.start = start;
+        threads.run(2).unwrap();
+        assert_eq!(finished.recv().unwrap(), 2);
         assert!(threads.join(Deadline::after(Duration::from_secs(20))));
     }
 
