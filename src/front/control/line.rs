@@ -17,6 +17,9 @@ use std::fmt;
 /// Longest request, in octets without its line end (CTL-1).
 pub const MAX_LINE: usize = 64 * 1024;
 
+/// Longest name; no verb and no word is near it. What repeats a name in an error stays short by it.
+const MAX_NAME: usize = 64;
+
 /// Most words of a request; an `id` list is one word.
 const MAX_WORDS: usize = 64;
 
@@ -131,6 +134,9 @@ fn word(text: &str) -> Result<(Word, &str), LineError> {
     let (name, rest) = text.split_at(end);
     if !name.starts_with(|c: char| c.is_ascii_lowercase()) {
         return wrong(format!("a word must begin with a name at {}", near(text)));
+    }
+    if name.len() > MAX_NAME {
+        return wrong(format!("no name is as long as that at {}", near(text)));
     }
     let name = name.to_owned();
     if rest.is_empty() || rest.starts_with([' ', '\t']) {
@@ -247,6 +253,20 @@ mod tests {
         Word {
             name: name.to_owned(),
             value: value.map(str::to_owned),
+        }
+    }
+
+    // CTL-2
+    #[test]
+    fn an_error_repeats_little_of_an_endless_name() {
+        let name = "s".repeat(700);
+        for line in [
+            name.clone(),
+            format!("list {name}=a\"b"),
+            format!("list {name} {name}"),
+        ] {
+            let error = parse(line.as_bytes()).unwrap_err().to_string();
+            assert!(error.len() < 100, "{error}");
         }
     }
 
