@@ -329,7 +329,9 @@ mod tests {
             assert!(parse(line.as_bytes()).is_err(), "{line:?}");
         }
         assert!(parse(b"list to=\xff").is_err());
-        assert!(parse(&[b'a'; MAX_LINE]).is_ok());
+        let longest = format!("fail text={}", "a".repeat(MAX_LINE - 10));
+        assert_eq!(longest.len(), MAX_LINE);
+        assert!(parse(longest.as_bytes()).is_ok());
         assert!(parse(&[b'a'; MAX_LINE + 1]).is_err());
     }
 
