@@ -19,7 +19,8 @@ swaks --server "127.0.0.1:$SMTP_PORT" --helo swaks --from sender@yes.test --to a
 # Here the sender's own host refuses the notice.
 swaks --server "127.0.0.1:$SMTP_PORT" --helo swaks --from nobody@no.test --to carl@no.test --body hello >"$D/out" 2>&1 ||
   die "swaks: $(cat "$D/out")"
-until_true 30 grep -q '<sender@yes.test>' "$D/world/yes" || die "the sender was not told"
+until_true 30 grep -q 'X-Rcpt-Args: <sender@yes.test>' "$D/world/yes" || die "the sender was not told"
+until_true 30 grep -q 'deliver .*to=<nobody@no.test> from=<> .*result=failed' "$D/log" || die "no notice to nobody@no.test was tried"
 until_true 30 queue_is_empty || die "left: $(control list)"
 [ "$(arrived yes | sort | xargs)" = "bob@yes.test sender@yes.test" ] || die "arrived: $(arrived yes | xargs)"
 daemon_stop || die "the daemon ended with $?"
