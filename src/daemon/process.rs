@@ -150,7 +150,12 @@ fn make_directory(path: &Path, (uid, gid): (u32, u32)) -> io::Result<()> {
     let Some(directory) = path.parent() else {
         return Ok(());
     };
-    match DirBuilder::new().mode(0o755).create(directory) {
+    let made = DirBuilder::new().mode(0o755).create(directory);
+    if made.is_ok() {
+        // SEC-2: whatever the umask; sockets that anybody may use can stand beside the pid file.
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o755))?;
+    }
+    match made {
         Ok(()) if nix::unistd::geteuid().is_root() => {
             chown(
                 directory,

@@ -126,6 +126,8 @@ fn check_directory(directory: &Path, owner: Option<(u32, u32)>) -> io::Result<()
         && error.kind() == io::ErrorKind::NotFound
     {
         fs::DirBuilder::new().mode(0o755).create(directory)?;
+        // SEC-2: whatever the umask; the socket has a mode of its own.
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o755))?;
         if let Some((uid, gid)) = owner {
             chown(
                 directory,

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Mail waits for a receiver that is down, over a stop and a start, and arrives once; the bounds of an idle daemon.
-# Rules: Q-13, Q-16, RT-5, PRC-2, PRC-9, SC-1, CTL-11
+# Rules: SEC-2, Q-13, Q-16, RT-5, PRC-2, PRC-9, SC-1, CTL-11
 . "$(dirname "$0")/../tools/lib.sh"
 need smtp-source smtp-sink nc
 
@@ -8,8 +8,12 @@ COUNT=500
 WORLD_PORT=$(free_port)
 dns_start 'world.test MX 10 mx.world.test' 'mx.world.test A 127.0.0.2'
 # Minutes between attempts: whatever arrives soon after the start was kicked, not merely due.
-config 's/^intervals = .*/intervals = ["10m"]/' 's/^lifetime = .*/lifetime = "1h"/'
+config 's/^intervals = .*/intervals = ["10m"]/' 's/^lifetime = .*/lifetime = "1h"/' 's|run/smtp"|run/made/smtp"|'
+umask 077
 daemon_start
+umask 022
+# A directory that is made for a socket has its mode whatever the umask, or nobody else could reach the socket.
+[ "$(stat -c %a "$D/run/made" "$D/run/made/smtp" | xargs)" = "755 666" ] || die "modes: $(stat -c '%a %n' "$D"/run/made/* "$D/run/made")"
 smtp-source -4 -N -s 10 -m $COUNT -l 1000 -f joe@demo.posthaste.test -t x@world.test -M client.test "127.0.0.1:$SMTP_PORT" ||
   die "smtp-source ended with $?"
 [ "$(queued)" = $COUNT ] || die "$(queued) in the queue, not $COUNT"

@@ -76,6 +76,7 @@ until_true() {
 # dns_start 'NAME TYPE VALUE'..: the world's names, on $DNS_PORT.
 dns_start() {
   DNS_PORT=$(free_port)
+  touch "$D/dns.log"
   "$BIN/examples/dns" "127.0.0.1:$DNS_PORT" "$@" >"$D/dns.log" 2>&1 &
   PIDS+=($!)
   until_true 5 grep -q listening "$D/dns.log" || die "the DNS program did not start: $(cat "$D/dns.log")"
