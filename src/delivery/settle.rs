@@ -106,23 +106,32 @@ pub(super) fn settle(parts: &Parts, running: &Running, happened: Vec<Happened>) 
         });
     }
     let id = settlement.id;
-    if !settlement.outcomes.is_empty()
-        && !persist(parts, running, || parts.store.settle(settlement.clone()))
-    {
-        return;
+    let mut finished = false;
+    if !settlement.outcomes.is_empty() {
+        match persist(parts, running, || parts.store.settle(settlement.clone())) {
+            Some(last) => finished = last,
+            None => return,
+        }
     }
     given_back.sort_by(|a, b| (a.1, &a.2).cmp(&(b.1, &b.2)));
     for group in given_back.chunk_by(|a, b| (a.1, &a.2) == (b.1, &b.2)) {
         let numbers: Vec<u32> = group.iter().map(|(number, ..)| *number).collect();
         let (_, next, why) = &group[0];
-        if !persist(parts, running, || {
+        let put_back = persist(parts, running, || {
             parts.store.unclaim(id, &numbers, *next, Some(why))
-        }) {
+        });
+        if put_back.is_none() {
             return;
         }
     }
     for (line, level) in lines {
         line.write(level);
+    }
+    if finished {
+        Line::new("done")
+            .key("qid", id)
+            .span("delay", now.since(running.head.arrived))
+            .info();
     }
     due.sort();
     due.dedup();
@@ -141,9 +150,10 @@ pub(super) fn give_back(parts: &Parts, running: &Running, rows: &[usize], due: T
         return;
     }
     let id = running.head.id;
-    if persist(parts, running, || {
+    let put_back = persist(parts, running, || {
         parts.store.unclaim(id, &numbers, due, None)
-    }) {
+    });
+    if put_back.is_some() {
         let destination = running.rows[rows[0]].destination.clone();
         (parts.wake)(Wake::Due(destination, due));
     }
@@ -321,13 +331,17 @@ fn line(
     (line, level)
 }
 
-/// Asks the store until it has taken it. `false`: it never will; the recipients stay claimed, in doubt after a restart.
-fn persist(parts: &Parts, running: &Running, ask: impl Fn() -> Result<(), StoreError>) -> bool {
+/// Asks the store until it has taken it. `None`: it never will; the recipients stay claimed, in doubt after a restart.
+fn persist<T>(
+    parts: &Parts,
+    running: &Running,
+    ask: impl Fn() -> Result<T, StoreError>,
+) -> Option<T> {
     let mut told = false;
     loop {
         running.alive();
         let error = match ask() {
-            Ok(()) => return true,
+            Ok(answer) => return Some(answer),
             Err(error) => error,
         };
         let passing = matches!(error, StoreError::Full(_) | StoreError::Busy);
@@ -340,7 +354,7 @@ fn persist(parts: &Parts, running: &Running, ask: impl Fn() -> Result<(), StoreE
             told = true;
         }
         if !passing || !parts.pause(SETTLE_AGAIN) {
-            return false;
+            return None;
         }
     }
 }

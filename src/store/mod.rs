@@ -221,12 +221,15 @@ impl Store {
     }
 
     /// Records the outcome of an attempt for the recipients of a transaction in one commit, and applies
-    /// what an operator asked for with `wait` meanwhile.
+    /// what an operator asked for with `wait` meanwhile. True when all recipients of the message are final now.
     ///
     /// # Errors
     /// [`StoreError`]; the recipients stay claimed, in doubt after a restart.
-    pub fn settle(&self, settlement: Settlement) -> Result<(), StoreError> {
-        self.inner.ask(Op::Settle(settlement)).map(drop)
+    pub fn settle(&self, settlement: Settlement) -> Result<bool, StoreError> {
+        match self.inner.ask(Op::Settle(settlement))? {
+            Answer::Settled(finished) => Ok(finished),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// The claim of these recipients is given back without an attempt (RT-7, RT-6): attempts as before, due at `due`.

@@ -111,6 +111,8 @@ impl Op {
 /// What it answers.
 #[derive(Debug)]
 pub(super) enum Answer {
+    /// Whether the message is finished.
+    Settled(bool),
     Done,
     Claimed(Vec<Claimed>),
     /// Per row of the step.

@@ -98,8 +98,10 @@ impl Writer<'_> {
     }
 
     /// Records the outcomes of one transaction.
-    pub(super) fn settle(&mut self, settlement: &Settlement) -> Result<(), Fault> {
+    /// True when that was the last of the message.
+    pub(super) fn settle(&mut self, settlement: &Settlement) -> Result<bool, Fault> {
         let id = settlement.id;
+        let messages = self.tally.messages;
         let poisoned = if settlement.outcomes.iter().any(|outcome| outcome.poison) {
             self.count_fault(id)?
         } else {
@@ -114,7 +116,7 @@ impl Writer<'_> {
         if let Some(reason) = poisoned {
             self.hold_message(id, &reason)?;
         }
-        Ok(())
+        Ok(self.tally.messages < messages)
     }
 
     /// one more panic or hang; the reason to hold the message when it was one too many.

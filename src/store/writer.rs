@@ -365,7 +365,7 @@ impl<'c> Writer<'c> {
             }
             Op::Unstage { id } => self.unstage(*id).map(|()| Answer::Done),
             Op::Claim(requests) => self.claim(requests).map(Answer::Claimed),
-            Op::Settle(settlement) => self.settle(settlement).map(|()| Answer::Done),
+            Op::Settle(settlement) => self.settle(settlement).map(Answer::Settled),
             Op::Unclaim {
                 id,
                 numbers,

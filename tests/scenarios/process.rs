@@ -375,6 +375,8 @@ fn sixty_four_descriptors_suffice_and_fewer_are_refused() {
     daemon.submit("ann@here.test", &["bob@dest.test"], MAIL);
     mx.next_transaction();
     daemon.wait_for("result=delivered");
+    // OBS-1: the message is finished.
+    daemon.wait_for(" done qid=");
     assert_eq!(daemon.stop().0.code(), Some(0));
     let mut daemon = start(40);
     daemon.wait_for("40 descriptors are allowed, 64 are needed");
