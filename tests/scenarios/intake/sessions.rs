@@ -142,12 +142,13 @@ fn half_a_command_does_not_keep_a_session_open() {
 // IN-12
 #[test]
 fn a_session_ends_at_its_limit_but_running_data_may_end() {
-    let house = House::with(|config| config.intake.session_timeout = millis(200));
+    let house = House::with(|config| config.intake.session_timeout = millis(1000));
     let mut client = house.client();
     client.open();
-    let over = Deadline::after(Duration::from_millis(250));
+    client.send("X: y\r\n\r\n");
+    let over = Deadline::after(Duration::from_millis(1100));
     while !over.is_over() {
-        client.send("X: y\r\n");
+        client.send("z\r\n");
         std::thread::yield_now();
     }
     client.content("", "250 2.0.0");
