@@ -336,10 +336,8 @@ impl Attempt<'_> {
             if !std::mem::take(&mut first) && !session.may_carry_more(&self.config.deliver) {
                 return After::Full(session);
             }
-            // CL-20, RFC 9422 §4.2
-            let most = session.capabilities().limits.rcpt_max.unwrap_or(u32::MAX);
-            let most = here.len().min(most as usize);
-            let batch: Vec<usize> = here.drain(..most).collect();
+            let limits = &session.capabilities().limits;
+            let batch = self.take_batch(here, limits.rcpt_max, limits.rcpt_domain_max);
             let head = &self.running.head;
             let mail = Mail {
                 reverse_path: &head.reverse_path,
@@ -473,6 +471,35 @@ impl Attempt<'_> {
             }
             self.pending.push(row);
         }
+    }
+
+    /// The recipients of the next transaction: at most so many, of at most so many domains (CL-20, RFC 9422 §4).
+    fn take_batch(
+        &self,
+        here: &mut Vec<usize>,
+        rcpt_max: Option<u32>,
+        rcpt_domain_max: Option<u32>,
+    ) -> Vec<usize> {
+        let most = here.len().min(rcpt_max.unwrap_or(u32::MAX) as usize);
+        let Some(domain_max) = rcpt_domain_max else {
+            return here.drain(..most).collect();
+        };
+        let mut domains = Vec::new();
+        let (mut batch, mut rest) = (Vec::new(), Vec::new());
+        for row in here.drain(..) {
+            let domain = self.running.rows[row].recipient.path.domain();
+            let known = domains.contains(&domain);
+            if batch.len() < most && (known || domains.len() < domain_max as usize) {
+                if !known {
+                    domains.push(domain);
+                }
+                batch.push(row);
+            } else {
+                rest.push(row);
+            }
+        }
+        *here = rest;
+        batch
     }
 
     /// Takes out the rows that this host cannot serve (CL-11 to CL-13): they go on to the next one.

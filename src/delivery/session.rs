@@ -225,7 +225,12 @@ impl Session {
 
     /// Whether it may carry one more transaction (CL-20, CL-24).
     pub fn may_carry_more(&self, deliver: &Deliver) -> bool {
-        let most = self.capabilities().limits.mail_max.unwrap_or(u32::MAX);
+        let limits = &self.capabilities().limits;
+        // A limit of domains holds for the whole session; one transaction keeps it without a list of them.
+        let most = match limits.rcpt_domain_max {
+            Some(_) => 1,
+            None => limits.mail_max.unwrap_or(u32::MAX),
+        };
         self.ready.is_clean()
             && self.transactions < deliver.session_messages.min(most)
             && self.failed < 4

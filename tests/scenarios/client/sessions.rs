@@ -355,3 +355,16 @@ fn the_stage_of_a_broken_session_is_recorded() {
     assert_eq!(attempt.host, "mx1.dest.test");
     assert_eq!(attempt.address, Some(mx.address()));
 }
+
+// CL-20
+#[test]
+fn a_session_keeps_to_as_many_domains_as_the_host_allows() {
+    let mx = Mx::start(Script::new().keywords(&["PIPELINING", "LIMITS RCPTDOMAINMAX=1"]));
+    let mut bench = Bench::relay(&[&mx], |_| {});
+    bench.send(letter(&["a@one.test", "b@two.test", "c@one.test"]));
+    bench.finish();
+    let (first, second) = (mx.next_transaction(), mx.next_transaction());
+    assert_eq!(first.recipients(), ["a@one.test", "c@one.test"]);
+    assert_eq!(second.recipients(), ["b@two.test"]);
+    assert_eq!((first.connection, second.connection), (1, 2));
+}
