@@ -51,6 +51,7 @@ mod settle;
 mod shared;
 mod space;
 mod statements;
+mod sweep;
 #[cfg(test)]
 mod testing;
 mod types;

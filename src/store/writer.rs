@@ -20,7 +20,6 @@ use super::shared::{Fatal, Shared, Tally};
 use super::statements::Statements;
 use super::{DestinationKey, Pause, PauseScope, StoreError};
 use crate::clock::{Clock, Timestamp};
-use crate::message::QueueId;
 
 /// Most requests in one transaction (ST-16).
 const GROUP_REQUESTS: usize = 256;
@@ -30,9 +29,6 @@ const GROUP_BYTES: usize = 8 << 20;
 
 /// Destination ids remembered; a miss costs one seek.
 const KNOWN_DESTINATIONS: usize = 10_000;
-
-/// Chunks removed per step of a sweep.
-pub(super) const SWEEP_STEP: i64 = 16;
 
 /// The state of the writer.
 pub(super) struct Writer<'c> {
@@ -57,7 +53,7 @@ pub(super) struct Writer<'c> {
 }
 
 /// What a group came to.
-enum Outcome {
+pub(super) enum Outcome {
     Committed(Vec<Result<Answer, StoreError>>),
     /// The transaction is gone and nothing of it was kept: each request has to be tried alone.
     RolledBack(StoreError),
@@ -295,7 +291,7 @@ impl<'c> Writer<'c> {
     }
 
     /// The group failed as a whole, before or at its COMMIT, and is rolled back.
-    fn undone(&mut self, before: Tally, error: &rusqlite::Error) -> Outcome {
+    pub(super) fn undone(&mut self, before: Tally, error: &rusqlite::Error) -> Outcome {
         if fault::is_io_failure(error) {
             return Outcome::Unknown(error.to_string());
         }
@@ -452,55 +448,6 @@ impl<'c> Writer<'c> {
             }
             None => Ok(self.sql.lift_pause.execute([kind, name])? > 0),
         }
-    }
-
-    /// One step of the sweep in a transaction of its own; false when the store has ended.
-    fn sweep_alone(&mut self) -> bool {
-        let began = Instant::now();
-        let swept = (|| {
-            self.sql.begin.execute([])?;
-            self.sweep = self.sweep_step()?;
-            self.sql.commit.execute([])
-        })();
-        match swept {
-            Ok(_) => {
-                self.shared.committed(self.tally, 0, began.elapsed());
-                true
-            }
-            Err(error) => match self.undone(self.tally, &error) {
-                Outcome::Unknown(text) => {
-                    self.shared.end(Fatal::Io(text));
-                    false
-                }
-                _ => {
-                    log::warn!("removal of finished content is put off: {error}");
-                    self.sweep = false;
-                    true
-                }
-            },
-        }
-    }
-
-    /// Removes a few chunks that no message owns; false when none is left.
-    pub(super) fn sweep_step(&mut self) -> rusqlite::Result<bool> {
-        let message: Option<i64> = self
-            .sql
-            .next_unowned
-            .query_row([], |row| row.get(0))
-            .optional()?;
-        let Some(message) = message else {
-            return Ok(false);
-        };
-        let Some(id) = QueueId::new(message) else {
-            self.sql.unmark_unowned.execute([message])?;
-            return Ok(true);
-        };
-        let (first, last) = super::rows::row_range(id);
-        let removed = self.sql.delete_chunks.execute([first, last, SWEEP_STEP])?;
-        if (removed as i64) < SWEEP_STEP {
-            self.sql.unmark_unowned.execute([message])?;
-        }
-        Ok(true)
     }
 
     /// The next start is then told from one after a death.
