@@ -2,12 +2,13 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, TryLockError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, SendTimeoutError, Sender, bounded};
 
+use super::check::{self, Checked, Checker};
 use super::checkpoint::{self, Checkpointer};
 use super::open::{self, Files, Role};
 use super::readers::Readers;
@@ -31,7 +32,10 @@ pub(super) struct Inner {
     pub(super) readers: Readers,
     pub(super) shared: Arc<Shared>,
     pub(super) clock: Clock,
+    pub(super) database: std::path::PathBuf,
     pub(super) wal: std::path::PathBuf,
+    /// Held while a check runs: one at a time.
+    checking: Mutex<()>,
     parts: Mutex<Option<Parts>>,
 }
 
@@ -39,6 +43,8 @@ pub(super) struct Inner {
 struct Parts {
     writer: JoinHandle<()>,
     checkpointer: JoinHandle<Option<Checkpointer>>,
+    /// The quick check of the start.
+    check: JoinHandle<()>,
     /// The checkpointer ends when this is dropped.
     stop_checkpointer: Sender<()>,
     files: Files,
@@ -94,15 +100,25 @@ impl Inner {
             .name("store-checkpoint".into())
             .spawn(move || copy(checkpointer, &woken, &stopped))
             .map_err(system)?;
+        let check = {
+            let (database, shared) = (files.database.clone(), Arc::clone(&shared));
+            std::thread::Builder::new()
+                .name("store-check".into())
+                .spawn(move || check::at_start(&database, &shared))
+                .map_err(system)?
+        };
         let inner = Inner {
             requests,
             readers,
             shared,
             clock: clock.clone(),
+            database: files.database.clone(),
             wal: files.wal.clone(),
+            checking: Mutex::default(),
             parts: Mutex::new(Some(Parts {
                 writer,
                 checkpointer,
+                check,
                 stop_checkpointer: stop,
                 files,
             })),
@@ -152,6 +168,31 @@ impl Inner {
         }
     }
 
+    pub(super) fn check(
+        &self,
+        quick: bool,
+        each: &mut dyn FnMut(Checked),
+    ) -> Result<(), StoreError> {
+        let _one = match self.checking.try_lock() {
+            Ok(guard) => guard,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Err(StoreError::Busy),
+        };
+        self.shared.check_open()?;
+        let end = quick.then(|| Instant::now() + check::QUICK);
+        let checker = Checker::open(&self.database, &self.shared, end)?;
+        let mut heard = |checked: Checked| {
+            check::log_broken(&checked);
+            each(checked);
+        };
+        if quick {
+            checker.quick(&mut heard);
+        } else {
+            checker.all(&mut heard);
+        }
+        self.shared.check_open()
+    }
+
     /// Ends everything in order. With `orderly` what is requested already is done and the end is marked.
     pub(super) fn end(&self, orderly: bool) {
         let Some(parts) = lock(&self.parts).take() else {
@@ -163,6 +204,8 @@ impl Inner {
         // The writer may have ended by itself.
         let _ = self.requests.send(Job { op, reply });
         let _ = parts.writer.join();
+        // Its query is cut off.
+        let _ = parts.check.join();
         self.readers.close();
         drop(parts.stop_checkpointer);
         if let Ok(Some(checkpointer)) = parts.checkpointer.join()

@@ -30,6 +30,7 @@
 
 mod accept;
 mod change;
+mod check;
 mod checkpoint;
 mod claim;
 mod content;
@@ -57,6 +58,7 @@ mod testing;
 mod types;
 mod writer;
 
+pub use check::{Checked, Soundness};
 pub use content::{ContentReader, Staged};
 pub use shared::Fatal;
 pub use types::*;
@@ -372,6 +374,16 @@ impl Store {
             notices_withheld,
             commit_time,
         })
+    }
+
+    /// Looks for what should not be (ST-18): every named invariant and SQLite's `integrity_check`, or only the `quick`
+    /// ones for 2 s at most. `each` hears of every check when it is done. Blocks, for seconds with a large queue; nobody
+    /// else waits, and the write-ahead log cannot begin anew for at most 10 s at a time.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] while another check runs; [`StoreError`] if it cannot begin.
+    pub fn check(&self, quick: bool, each: &mut dyn FnMut(Checked)) -> Result<(), StoreError> {
+        self.inner.check(quick, each)
     }
 
     /// When there is something for the thread that sends notices to do, if ever; the channel of

@@ -15,10 +15,10 @@ use super::{OpenError, StoreError, fault};
 const CONNECTIONS: usize = 4;
 
 /// A reader that takes longer is cut off, because the log cannot begin anew below it (ST-14).
-const LIMIT: Duration = Duration::from_secs(10);
+pub(super) const LIMIT: Duration = Duration::from_secs(10);
 
 /// Virtual machine steps between two looks at the time.
-const STEPS: i32 = 10_000;
+pub(super) const STEPS: i32 = 10_000;
 
 /// How long a caller waits for a free connection.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -148,7 +148,7 @@ impl Drop for Borrowed<'_> {
     }
 }
 
-fn millis(span: Duration) -> u64 {
+pub(super) fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 

@@ -169,7 +169,7 @@ impl<'c> Writer<'c> {
     }
 
     /// Carries out a group and answers it; false when the store has ended.
-    fn serve(&mut self, jobs: Vec<Job>) -> bool {
+    pub(super) fn serve(&mut self, jobs: Vec<Job>) -> bool {
         match self.group(&jobs) {
             Outcome::Committed(answers) => {
                 for (job, answer) in jobs.into_iter().zip(answers) {

@@ -518,6 +518,40 @@ fn stats_version_and_help_answer() {
     assert!(fixture.last("help me").starts_with("ERR usage "));
 }
 
+// ST-18, CTL-9
+#[test]
+fn check_answers_for_every_check_and_says_err_when_one_finds_something() {
+    let fixture = Fixture::new();
+    fixture.queue.add(&["bob@example.org"]);
+    let all = fixture.ask("check");
+    assert_eq!(all.last().unwrap(), &format!("OK {}", all.len() - 1));
+    for line in &all[..all.len() - 1] {
+        assert!(
+            line.starts_with("check=") && line.contains(" result=ok "),
+            "{line}"
+        );
+    }
+    assert!(all[all.len() - 2].starts_with("check=integrity "));
+    let quick = fixture.ask("check quick");
+    assert!(quick.len() < all.len() && quick.last().unwrap().starts_with("OK "));
+    // Another program damages the queue behind the daemon's back.
+    let database = fixture.queue.settings.path.join("queue.db");
+    let wrong = std::process::Command::new("sqlite3")
+        .arg(&database)
+        .arg("UPDATE queue SET held = 7")
+        .status();
+    assert!(wrong.unwrap().success());
+    let broken = fixture.ask("check quick");
+    assert!(
+        broken
+            .iter()
+            .any(|line| line
+                .starts_with("check=counts result=broken rows=1 first=\"held 7 but 0\" ")),
+        "{broken:?}"
+    );
+    assert!(broken.last().unwrap().starts_with("ERR internal 1 of "));
+}
+
 // CTL-22
 #[test]
 fn reload_names_the_changed_keys_or_the_fault() {

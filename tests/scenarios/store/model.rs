@@ -9,7 +9,7 @@ use posthaste::clock::Timestamp;
 use posthaste::message::QueueId;
 use posthaste::policy::failure::Verdict;
 use posthaste::store::{
-    Actor, Change, ClaimAction, ClaimRequest, Filter, ListQuery, NewClaim, Sort, State,
+    Actor, Change, ClaimAction, ClaimRequest, Filter, ListQuery, NewClaim, Sort, Soundness, State,
 };
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -343,6 +343,12 @@ impl World {
 
     /// Everything the store says agrees with the model.
     fn check(&self) {
+        self.queue
+            .store
+            .check(false, &mut |checked| {
+                assert_eq!(checked.soundness, Soundness::Sound, "{}", checked.name);
+            })
+            .unwrap();
         let store = &self.queue.store;
         let mut open = BTreeMap::new();
         for ((id, number), recipient) in &self.model {

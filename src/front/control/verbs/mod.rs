@@ -5,6 +5,7 @@ mod daemon;
 mod list;
 mod pause;
 mod show;
+mod upkeep;
 
 use std::io;
 use std::sync::Arc;
@@ -168,6 +169,13 @@ pub const TABLE: &[Verb] = &[
         help: "Show the numbers of queue and daemon, and the pauses in force.",
         rights: Rights::All,
         run: daemon::stats,
+    },
+    Verb {
+        name: "check",
+        usage: "[quick]",
+        help: "Look for damage in the queue: named invariants, and SQLite's integrity_check.",
+        rights: Rights::All,
+        run: upkeep::check,
     },
     Verb {
         name: "reload",
