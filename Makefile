@@ -21,7 +21,7 @@ TARGET  := $(or $(CARGO_TARGET_DIR),target)
 DAEMON  := $(TARGET)/release/posthasted
 TOOL    := $(TARGET)/release/posthaste
 
-.PHONY: all help check fmt lint man rules bans deny test peers fuzz-short fuzz demo run bench \
+.PHONY: all help check fmt lint man rules bans deny test peers torture fuzz-short fuzz demo run bench \
 	deps install install-bin uninstall dist clean
 
 all: ## build posthasted and posthaste (optimised)
@@ -60,6 +60,10 @@ test: ## unit tests, scenarios, documentation tests
 
 peers: all tools ## real programs around a real daemon: tests/peers
 	bash tests/peers/run
+
+# What `make check` takes a sample of: tests/torture/README.md.
+torture: all tools ## kill -9 at every instant, long: mail that was acknowledged is never lost
+	ROUNDS=200 LONG=1 PEER_TIMEOUT=3600 bash tests/peers/run killed instants
 
 # The seed is fixed, so that the same tree is judged the same everywhere; `make fuzz` takes a new one each time.
 fuzz-short: ## each fuzz target for a moment, and all inputs that once failed

@@ -24,6 +24,7 @@ want swaks swaks
 want msmtp msmtp
 want mandoc mandoc
 want procps ps
+want strace strace
 want postfix smtp-sink
 # `nc -U` and `nc -N` are those of the OpenBSD netcat.
 { nc -h 2>&1 | grep -q -- '-U'; } || lacking+=(netcat-openbsd)
