@@ -84,9 +84,8 @@ demo: deps all tools ## mail through a real queue to real receivers on loopback,
 run: all tools ## the same daemon in the foreground, to play with
 	bash tests/demo/run.sh
 
-bench: all ## relay throughput beside Debian's Postfix in one run
-	bash tests/bench/relay.sh
-	bash tests/bench/latency.sh
+bench: all ## posthaste beside Postfix and chasquid, in one run (root): make bench QUICK=1, COUNT=, ROUNDS=, ROWS="keep large"
+	bash tests/bench/run.sh $(ROWS)
 
 # --- to have -------------------------------------------------------------------------------------------------------
 
