@@ -14,7 +14,7 @@ use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use crate::net::deadline::Deadline;
 
 /// How long an idle thread is kept.
-const KEEP: Duration = Duration::from_secs(60);
+const KEEP: Duration = Duration::from_secs(20);
 
 struct State<T> {
     /// One end for each thread that waits for a job, by the thread's number; the last one is the warmest.
@@ -33,9 +33,10 @@ struct Shared<T> {
 }
 
 /// Starts a thread of this name.
-type Start = fn(String, Box<dyn FnOnce() + Send>) -> io::Result<()>;
+pub(super) type Start = fn(String, Box<dyn FnOnce() + Send>) -> io::Result<()>;
 
-fn start(name: String, life: Box<dyn FnOnce() + Send>) -> io::Result<()> {
+/// Starts one for real.
+pub(super) fn start(name: String, life: Box<dyn FnOnce() + Send>) -> io::Result<()> {
     thread::Builder::new().name(name).spawn(life).map(drop)
 }
 

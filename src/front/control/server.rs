@@ -15,12 +15,14 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use crossbeam_channel::bounded;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::input::{Input, Lines};
 use super::output::{Code, Reply, Sink, Stop};
 use super::peer::{self, Peer};
 use super::verbs::{self, Control};
+use crate::front::threads::{self, Start};
 use crate::front::unix::{self, BindError, Bound};
 use crate::log::Line;
 use crate::net::deadline::Deadline;
@@ -110,6 +112,7 @@ impl Server {
             woken,
             shared: Arc::clone(&shared),
             reserve: Reserve::new(),
+            start: threads::start,
         };
         let thread = thread::Builder::new()
             .name("control".to_owned())
@@ -180,6 +183,7 @@ struct Acceptor {
     woken: UnixStream,
     shared: Arc<Shared>,
     reserve: Reserve,
+    start: Start,
 }
 
 impl Acceptor {
@@ -256,22 +260,32 @@ impl Acceptor {
             shared: Arc::clone(&self.shared),
             number,
         };
-        let started = thread::Builder::new()
-            .name(format!("control-{number}"))
-            .spawn(move || {
-                let shared = Arc::clone(&slot.shared);
-                // PRC-3: contained; the answer is broken off, the slot is given back.
-                if catch_unwind(AssertUnwindSafe(|| serve(&shared, stream, uid, gid))).is_err() {
-                    Line::new("panic").key("thread", "control").error();
+        // The connection goes another way than into the closure, so that it is still ours if there is no thread.
+        let (send, receive) = bounded(1);
+        let life = move || {
+            let shared = Arc::clone(&slot.shared);
+            let serve = || {
+                if let Ok(stream) = receive.recv() {
+                    serve(&shared, stream, uid, gid);
                 }
-                drop(slot);
-            });
-        if let Err(error) = started {
-            // PRC-4: the closure is gone, and with it the connection and the slot.
-            Line::of_client("rejected", format_args!("uid:{uid}"))
-                .key("door", "control")
-                .peer("reason", &error.to_string())
-                .warn();
+            };
+            // PRC-3: contained; the answer is broken off, the slot is given back.
+            if catch_unwind(AssertUnwindSafe(serve)).is_err() {
+                Line::new("panic").key("thread", "control").error();
+            }
+            drop(slot);
+        };
+        match (self.start)(format!("control-{number}"), Box::new(life)) {
+            // It waits for nothing else.
+            Ok(()) => drop(send.send(stream)),
+            // PRC-4: the closure is gone, and with it the slot.
+            Err(error) => {
+                Line::of_client("rejected", format_args!("uid:{uid}"))
+                    .key("door", "control")
+                    .peer("reason", &error.to_string())
+                    .warn();
+                turn_away(stream, "no thread can be started for you");
+            }
         }
     }
 }
