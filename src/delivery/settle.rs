@@ -10,12 +10,13 @@ use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::dispatch::Wake;
 use crate::log::Line;
-use crate::policy::failure::{Attempt, Failure, Scope, Stage, TlsLevel, Verdict};
+use crate::message::RecipientId;
+use crate::policy::failure::{Attempt, Cause, Failure, Scope, Stage, TlsLevel, Verdict};
 use crate::policy::notice;
 use crate::policy::retry::{Course, Ended, Terms};
 use crate::policy::{route, verdict};
 use crate::smtp::reply::{EnhancedCode, ReplyCode};
-use crate::store::{DestinationKey, Outcome, Settlement, StoreError};
+use crate::store::{DestinationKey, Doubt, Outcome, Settled, Settlement, State, StoreError};
 
 /// The connection on which something happened, as far as there was one.
 #[derive(Clone, Debug, Default)]
@@ -73,6 +74,7 @@ pub(super) fn settle(parts: &Parts, running: &Running, happened: Vec<Happened>) 
     let now = parts.clock.now();
     let dialled = running.addresses();
     let mut lines = Vec::new();
+    let mut doubtful = Vec::new();
     let mut settlement = Settlement {
         id: running.head.id,
         outcomes: Vec::new(),
@@ -85,7 +87,10 @@ pub(super) fn settle(parts: &Parts, running: &Running, happened: Vec<Happened>) 
         let verdict = judge(&config, running, &one, now, counted);
         let destination = next_destination(&config, running, one.row, counted);
         let attempt = record(running, &one, &dialled);
-        lines.push(line(running, &one, &attempt, verdict, now));
+        if attempt.may_be_sent_twice {
+            doubtful.push(row.id);
+        }
+        lines.push(Trail::new(running, &one, &attempt, verdict, now));
         if let Verdict::Deferred { next } = verdict {
             due.push((destination.clone(), next));
             if !counted {
@@ -106,10 +111,15 @@ pub(super) fn settle(parts: &Parts, running: &Running, happened: Vec<Happened>) 
         });
     }
     let id = settlement.id;
-    let mut finished = false;
+    tell_doubt(&doubtful);
+    let mut settled = Settled::default();
+    let mut add = |more: Settled| {
+        settled.finished |= more.finished;
+        settled.overruled.extend(more.overruled);
+    };
     if !settlement.outcomes.is_empty() {
         match persist(parts, running, || parts.store.settle(settlement.clone())) {
-            Some(last) => finished = last,
+            Some(outcome) => add(outcome),
             None => return,
         }
     }
@@ -120,19 +130,17 @@ pub(super) fn settle(parts: &Parts, running: &Running, happened: Vec<Happened>) 
         let put_back = persist(parts, running, || {
             parts.store.unclaim(id, &numbers, *next, Some(why))
         });
-        if put_back.is_none() {
-            return;
+        match put_back {
+            Some(outcome) => add(outcome),
+            None => return,
         }
     }
-    for (line, level) in lines {
-        line.write(level);
+    for trail in lines {
+        let number = trail.number;
+        let overruled = settled.overruled.iter().find(|(at, _)| *at == number);
+        trail.write(overruled.map(|(_, state)| *state));
     }
-    if finished {
-        Line::new("done")
-            .key("qid", id)
-            .span("delay", now.since(running.head.arrived))
-            .info();
-    }
+    tell_done(running, &settled, now);
     due.sort();
     due.dedup();
     for (destination, at) in due {
@@ -153,7 +161,15 @@ pub(super) fn give_back(parts: &Parts, running: &Running, rows: &[usize], due: T
     let put_back = persist(parts, running, || {
         parts.store.unclaim(id, &numbers, due, None)
     });
-    if put_back.is_some() {
+    if let Some(settled) = put_back {
+        for (number, state) in &settled.overruled {
+            Line::new(state.word())
+                .key("qid", id)
+                .num("rcpt", *number)
+                .peer("reason", "asked for while it was claimed")
+                .info();
+        }
+        tell_done(running, &settled, parts.clock.now());
         let destination = running.rows[rows[0]].destination.clone();
         (parts.wake)(Wake::Due(destination, due));
     }
@@ -239,7 +255,10 @@ fn record(running: &Running, one: &Happened, dialled: &[IpAddr]) -> Attempt {
             failure.code,
             failure.status,
             failure.text.clone(),
-            Some(failure.cause),
+            Some(match verdict::is_about_address(failure) {
+                true => Cause::Address,
+                false => failure.cause,
+            }),
             failure.may_be_sent_twice,
         ),
     };
@@ -269,66 +288,125 @@ fn record(running: &Running, one: &Happened, dialled: &[IpAddr]) -> Attempt {
     }
 }
 
-/// One line per recipient and attempt (OBS-1). A fault of our own is for the operator (DV-19, OBS-3).
-fn line(
-    running: &Running,
-    one: &Happened,
-    attempt: &Attempt,
+/// the log names them before the commit that makes them due again, as a start does with what is in doubt: a daemon
+/// that is killed between commit and line would never have said it.
+fn tell_doubt(recipients: &[RecipientId]) {
+    for recipient in recipients {
+        Line::new("doubt")
+            .key("qid", recipient.message)
+            .num("rcpt", recipient.number)
+            .key("doubt", Doubt::MayBeSentTwice)
+            .warn();
+    }
+    if !recipients.is_empty() {
+        log::logger().flush();
+    }
+}
+
+/// The end of a message is one line, whatever ended its last recipient (OBS-1).
+fn tell_done(running: &Running, settled: &Settled, now: Timestamp) {
+    if settled.finished {
+        Line::new("done")
+            .key("qid", running.head.id)
+            .span("delay", now.since(running.head.arrived))
+            .info();
+    }
+}
+
+/// The line of one recipient and attempt (OBS-1), up to what becomes of it, and what stands behind that.
+struct Trail {
+    number: u32,
     verdict: Verdict,
-    now: Timestamp,
-) -> (Line, log::Level) {
-    let row = &running.rows[one.row];
-    let relay = match (attempt.host.is_empty(), attempt.address) {
-        (false, Some(address)) => format!("{}[{}]:{}", attempt.host, address.ip(), address.port()),
-        (false, None) => attempt.host.clone(),
-        (true, _) => "none".to_string(),
-    };
-    let seconds = |span: &Duration| {
-        let millis = span.as_millis();
-        match millis % 1000 {
-            0 => (millis / 1000).to_string(),
-            rest => format!("{}.{rest:03}", millis / 1000),
+    line: Line,
+    status: EnhancedCode,
+    doubt: Option<Doubt>,
+    text: String,
+    level: log::Level,
+}
+
+impl Trail {
+    fn new(
+        running: &Running,
+        one: &Happened,
+        attempt: &Attempt,
+        verdict: Verdict,
+        now: Timestamp,
+    ) -> Trail {
+        let row = &running.rows[one.row];
+        let relay = match (attempt.host.is_empty(), attempt.address) {
+            (false, Some(address)) => {
+                format!("{}[{}]:{}", attempt.host, address.ip(), address.port())
+            }
+            (false, None) => attempt.host.clone(),
+            (true, _) => "none".to_string(),
+        };
+        let seconds = |span: &Duration| {
+            let millis = span.as_millis();
+            match millis % 1000 {
+                0 => (millis / 1000).to_string(),
+                rest => format!("{}.{rest:03}", millis / 1000),
+            }
+        };
+        let delays: Vec<String> = attempt.delays.iter().map(seconds).collect();
+        let line = Line::new("deliver")
+            .key("qid", running.head.id)
+            .num("rcpt", row.id.number)
+            .path("to", &row.recipient.path)
+            .path("from", &running.head.reverse_path)
+            .key("relay", relay)
+            .key("transport", &attempt.transport)
+            .num("attempt", row.attempts.saturating_add(1))
+            .span("delay", now.since(running.head.arrived))
+            .key("delays", delays.join("/"))
+            .key("tls", attempt.tls)
+            .key("stage", attempt.stage)
+            .opt("code", attempt.code);
+        Trail {
+            number: row.id.number,
+            verdict,
+            line,
+            status: attempt.status,
+            doubt: attempt.may_be_sent_twice.then_some(Doubt::MayBeSentTwice),
+            text: attempt.text.clone(),
+            level: level(one),
         }
-    };
-    let delays: Vec<String> = attempt.delays.iter().map(seconds).collect();
-    let (result, next) = match verdict {
-        Verdict::Delivered => ("delivered", None),
-        Verdict::Deferred { next } => ("deferred", Some(next)),
-        Verdict::Failed => ("failed", None),
-        Verdict::Expired => ("expired", None),
-        Verdict::Held => ("held", None),
-    };
-    // RT-3: an expiry has a status of its own; the last reply stays in the text.
-    let status = match verdict {
-        Verdict::Expired => EnhancedCode::new(4, 4, 7),
-        _ => attempt.status,
-    };
-    let doubt = attempt.may_be_sent_twice.then_some("may-be-sent-twice");
-    let line = Line::new("deliver")
-        .key("qid", running.head.id)
-        .num("rcpt", row.id.number)
-        .path("to", &row.recipient.path)
-        .path("from", &running.head.reverse_path)
-        .key("relay", relay)
-        .key("transport", &attempt.transport)
-        .num("attempt", row.attempts.saturating_add(1))
-        .span("delay", now.since(running.head.arrived))
-        .key("delays", delays.join("/"))
-        .key("tls", attempt.tls)
-        .key("stage", attempt.stage)
-        .opt("code", attempt.code)
-        .key("status", status)
-        .key("result", result)
-        .opt("next", next)
-        .opt("doubt", doubt)
-        .peer("text", &attempt.text);
-    let local = matches!(&one.result, Err(failure) if failure.scope == Scope::Local);
-    let level = if local {
-        log::Level::Error
-    } else {
-        log::Level::Info
-    };
-    (line, level)
+    }
+
+    /// `overruled`: the state that it has, if that is not what the verdict says.
+    fn write(self, overruled: Option<State>) {
+        let level = self.level;
+        self.complete(overruled).write(level);
+    }
+
+    fn complete(self, overruled: Option<State>) -> Line {
+        let (result, next) = match (overruled, self.verdict) {
+            (Some(state), _) => (state.word(), None),
+            (None, Verdict::Delivered) => ("delivered", None),
+            (None, Verdict::Deferred { next }) => ("deferred", Some(next)),
+            (None, Verdict::Failed) => ("failed", None),
+            (None, Verdict::Expired) => ("expired", None),
+            (None, Verdict::Held) => ("held", None),
+        };
+        // RT-3: an expiry has a status of its own; the last reply stays in the text.
+        let status = match (overruled, self.verdict) {
+            (None, Verdict::Expired) => EnhancedCode::new(4, 4, 7),
+            _ => self.status,
+        };
+        self.line
+            .key("status", status)
+            .key("result", result)
+            .opt("next", next)
+            .opt("doubt", self.doubt)
+            .peer("text", &self.text)
+    }
+}
+
+/// A fault of our own is for the operator (DV-19, OBS-3).
+fn level(one: &Happened) -> log::Level {
+    match &one.result {
+        Err(failure) if failure.scope == Scope::Local => log::Level::Error,
+        _ => log::Level::Info,
+    }
 }
 
 /// Asks the store until it has taken it. `None`: it never will; the recipients stay claimed, in doubt after a restart.
@@ -368,7 +446,7 @@ mod tests {
     use super::super::outcome::local;
     use super::super::running::Begun;
     use super::*;
-    use crate::policy::failure::{Cause, Retry};
+    use crate::policy::failure::Retry;
     use crate::store::State;
 
     fn happened(result: Result<Accepted, Failure>) -> Happened {
@@ -424,14 +502,9 @@ mod tests {
         let attempt = record(&entry.running, &one, &[]);
         let now = fixture.clock.now();
         let next = now.plus(Duration::from_secs(450));
-        let (line, level) = line(
-            &entry.running,
-            &one,
-            &attempt,
-            Verdict::Deferred { next },
-            now,
-        );
-        assert_eq!(level, log::Level::Info);
+        let trail = |verdict| Trail::new(&entry.running, &one, &attempt, verdict, now);
+        assert_eq!(trail(Verdict::Failed).level, log::Level::Info);
+        let line = trail(Verdict::Deferred { next }).complete(None);
         assert_eq!(
             line.to_string(),
             format!(
@@ -442,6 +515,10 @@ mod tests {
                 entry.running.head.id
             )
         );
+        // What an operator asked for meanwhile came first, and there is no next attempt.
+        let line = trail(Verdict::Deferred { next }).complete(Some(State::Dropped));
+        let line = line.to_string();
+        assert!(line.contains(" result=dropped text="), "{line}");
     }
 
     // DV-19, OBS-3
@@ -465,15 +542,7 @@ mod tests {
         let entry = enter(&fixture);
         entry.running.dialled(&["192.0.2.7".parse().unwrap()]);
         let one = happened(Err(ours()));
-        let attempt = record(&entry.running, &one, &[]);
-        let (_, level) = line(
-            &entry.running,
-            &one,
-            &attempt,
-            Verdict::Failed,
-            fixture.clock.now(),
-        );
-        assert_eq!(level, log::Level::Error);
+        assert_eq!(level(&one), log::Level::Error);
         settle(&fixture.parts, &entry.running, vec![one]);
         assert_eq!(fixture.shown().recipients[0].attempts, 1);
     }

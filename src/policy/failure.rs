@@ -92,6 +92,8 @@ impl fmt::Display for Stage {
 pub enum Cause {
     /// A reply of the peer.
     Reply,
+    /// A reply of the peer that is about this address alone (CL-18).
+    Address,
     /// The peer closed the connection.
     Eof,
     /// Connection reset.
@@ -110,6 +112,25 @@ pub enum Cause {
     Protocol,
     /// Ourselves.
     Local,
+}
+
+impl Cause {
+    /// Its word, as stored and shown.
+    pub fn word(self) -> &'static str {
+        match self {
+            Cause::Reply => "reply",
+            Cause::Address => "address",
+            Cause::Eof => "eof",
+            Cause::Reset => "reset",
+            Cause::Epipe => "epipe",
+            Cause::Timeout => "timeout",
+            Cause::Refused => "refused",
+            Cause::Dns => "dns",
+            Cause::Tls => "tls",
+            Cause::Protocol => "protocol",
+            Cause::Local => "local",
+        }
+    }
 }
 
 /// Why delivery stopped, and what the queue may conclude from it.

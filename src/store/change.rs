@@ -62,8 +62,16 @@ pub(super) fn concerns(change: &Change, state: State) -> Hit {
     }
 }
 
+/// A message whose last recipient was ended by a change.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) message: i64,
+    /// When it was accepted.
+    pub(super) arrived: Timestamp,
+}
+
 impl Writer<'_> {
-    pub(super) fn change(&mut self, step: &ChangeStep) -> Result<Vec<Hit>, Fault> {
+    pub(super) fn change(&mut self, step: &ChangeStep) -> Result<(Vec<Hit>, Vec<Ended>), Fault> {
         let mut ended = Ends::default();
         let mut hits = Vec::with_capacity(step.rows.len());
         for &row in step.rows.iter() {
@@ -73,8 +81,18 @@ impl Writer<'_> {
             };
             hits.push(hit);
         }
-        self.close_messages(&ended)?;
-        Ok(hits)
+        let closed = self.close_messages(&ended)?;
+        let closed = closed.into_iter().map(|message| self.ended(message));
+        Ok((hits, closed.collect::<Result<_, Fault>>()?))
+    }
+
+    /// What the log says of a message that has ended outside of an attempt.
+    pub(super) fn ended(&mut self, message: i64) -> Result<Ended, Fault> {
+        let arrived = self.sql.arrived.query_row([message], |row| row.get(0))?;
+        Ok(Ended {
+            message,
+            arrived: Timestamp::from_millis(arrived),
+        })
     }
 
     fn change_one(

@@ -63,12 +63,13 @@ pub use content::{ContentReader, Staged};
 pub use shared::Fatal;
 pub use types::*;
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::clock::{Clock, Timestamp};
 use crate::message::QueueId;
-use change::{ChangeStep, Hit};
+use change::{ChangeStep, Ended, Hit};
 use due::Damaged;
 use handle::Inner;
 use request::{Answer, Content, Enqueue, Op};
@@ -228,9 +229,9 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`]; the recipients stay claimed, in doubt after a restart.
-    pub fn settle(&self, settlement: Settlement) -> Result<bool, StoreError> {
+    pub fn settle(&self, settlement: Settlement) -> Result<Settled, StoreError> {
         match self.inner.ask(Op::Settle(settlement))? {
-            Answer::Settled(finished) => Ok(finished),
+            Answer::Settled(settled) => Ok(settled),
             other => Err(unexpected(&other)),
         }
     }
@@ -246,14 +247,17 @@ impl Store {
         numbers: &[u32],
         due: Timestamp,
         blocker: Option<&str>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Settled, StoreError> {
         let op = Op::Unclaim {
             id,
             numbers: numbers.to_vec(),
             due,
             blocker: blocker.map(|text| rows::cut(text.to_owned())),
         };
-        self.inner.ask(op).map(drop)
+        match self.inner.ask(op)? {
+            Answer::Settled(settled) => Ok(settled),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// The content of a message as chunks, in order, without the added header.
@@ -319,9 +323,24 @@ impl Store {
                     .readers
                     .read(|conn| list::page(conn, filter, source, from))?;
                 after = next;
-                let hits = self.change_page(&found, change, actor, dry_run)?;
-                for (row, hit) in found.iter().zip(hits) {
-                    report_hit(row, hit, &mut report, each);
+                let (hits, ended) = self.change_page(&found, change, actor, dry_run)?;
+                let mut ended: HashMap<i64, Timestamp> = ended
+                    .into_iter()
+                    .map(|ended| (ended.message, ended.arrived))
+                    .collect();
+                // Told with the last row of the message, and rows of a page are in the order of their ids.
+                let mut rows = found.iter().zip(hits).peekable();
+                while let Some((row, hit)) = rows.next() {
+                    let message = rows::message_of(row.row);
+                    let goes_on = rows
+                        .peek()
+                        .is_some_and(|(next, _)| rows::message_of(next.row) == message);
+                    let finished = if goes_on {
+                        None
+                    } else {
+                        ended.remove(&message)
+                    };
+                    report_hit(row, hit, finished, &mut report, each);
                 }
             }
         }
@@ -384,6 +403,18 @@ impl Store {
     /// [`StoreError::Busy`] while another check runs; [`StoreError`] if it cannot begin.
     pub fn check(&self, quick: bool, each: &mut dyn FnMut(Checked)) -> Result<(), StoreError> {
         self.inner.check(quick, each)
+    }
+
+    /// A number that changes with whatever the store is asked for.
+    pub fn activity(&self) -> u64 {
+        let inner = &self.inner;
+        inner.shared.requests().wrapping_add(inner.readers.reads())
+    }
+
+    /// Nothing is going on: gives up the memory of caches, which a load fills again (PRC-7). Waits for nothing.
+    pub fn rest(&self) {
+        self.inner.tell(Op::Rest);
+        self.inner.readers.rest();
     }
 
     /// When there is something for the thread that sends notices to do, if ever; the channel of
@@ -570,13 +601,13 @@ impl Store {
         change: &Change,
         actor: &Actor,
         dry_run: bool,
-    ) -> Result<Vec<Hit>, StoreError> {
+    ) -> Result<(Vec<Hit>, Vec<Ended>), StoreError> {
         if found.is_empty() {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), Vec::new()));
         }
         if dry_run {
             let would = |row: &list::Candidate| change::concerns(change, row.state);
-            return Ok(found.iter().map(would).collect());
+            return Ok((found.iter().map(would).collect(), Vec::new()));
         }
         let step = ChangeStep {
             rows: found.iter().map(|row| row.row).collect(),
@@ -584,7 +615,7 @@ impl Store {
             uid: actor.uid,
         };
         match self.inner.ask(Op::Change(step))? {
-            Answer::Changed(hits) => Ok(hits),
+            Answer::Changed(hits, ended) => Ok((hits, ended)),
             other => Err(unexpected(&other)),
         }
     }
@@ -593,6 +624,7 @@ impl Store {
 fn report_hit(
     row: &list::Candidate,
     hit: Hit,
+    finished: Option<Timestamp>,
     report: &mut ChangeReport,
     each: &mut dyn FnMut(&ChangedRow),
 ) {
@@ -608,6 +640,7 @@ fn report_hit(
                     id,
                     path,
                     destination: moved.unwrap_or_else(|| row.destination.clone()),
+                    finished,
                 });
             }
         }

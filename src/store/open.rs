@@ -340,6 +340,11 @@ fn settings(conn: &mut Connection, role: Role) -> Result<(), ConnectError> {
     Ok(())
 }
 
+/// Gives the connection's page cache back; it fills again as it is used (PRC-7).
+pub(super) fn shrink(conn: &Connection) -> rusqlite::Result<()> {
+    conn.execute_batch("PRAGMA shrink_memory")
+}
+
 /// Sets a pragma and reads it back on its own, because some only seem to accept a value.
 fn set<T>(conn: &Connection, name: &str, value: T) -> Result<(), ConnectError>
 where

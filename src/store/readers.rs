@@ -40,6 +40,8 @@ pub(super) struct Readers {
     returned: Condvar,
     start: Instant,
     limit: Duration,
+    /// Reads begun so far.
+    reads: AtomicU64,
 }
 
 impl Readers {
@@ -69,6 +71,7 @@ impl Readers {
             returned: Condvar::new(),
             start,
             limit,
+            reads: AtomicU64::new(0),
         })
     }
 
@@ -77,6 +80,7 @@ impl Readers {
         &self,
         read: impl FnOnce(&Connection) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
         let reader = Borrowed {
             reader: Some(self.borrow()?),
             readers: self,
@@ -110,6 +114,21 @@ impl Readers {
                 .wait_timeout(pool, left)
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
+        }
+    }
+
+    /// Reads begun so far.
+    pub(super) fn reads(&self) -> u64 {
+        self.reads.load(Ordering::Relaxed)
+    }
+
+    /// Gives the caches of those back that nobody uses now (PRC-7).
+    pub(super) fn rest(&self) {
+        for reader in &lock(&self.pool).free {
+            reader.conn.flush_prepared_statement_cache();
+            if let Err(error) = open::shrink(&reader.conn) {
+                log::debug!("a reader's cache: {error}");
+            }
         }
     }
 

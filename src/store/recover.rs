@@ -3,11 +3,13 @@
 
 use rusqlite::params;
 
+use super::change::Ended;
 use super::fault::Fault;
 use super::rows::{self, Kind};
 use super::settle::{End, Ends, Found, Wish};
 use super::writer::Writer;
 use super::{Doubt, InDoubt, Recovery, State};
+use crate::clock::Timestamp;
 use crate::log::Line;
 use crate::message::{QueueId, RecipientId};
 
@@ -24,7 +26,7 @@ impl Writer<'_> {
             .query_row("SELECT clean = 0 FROM queue WHERE one = 1", [], |row| {
                 row.get(0)
             })?;
-        self.recover_claimed(in_doubt, died, &mut found)?;
+        let told = self.recover_claimed(in_doubt, died, &mut found)?;
         found.orphan_chunks = self.count_orphans()?;
         self.conn.execute("UPDATE unowned SET kind = 1", [])?;
         self.correct_destinations()?;
@@ -32,7 +34,7 @@ impl Writer<'_> {
         self.sql.save_clean.execute([0])?;
         let ids = self.shared.ids.next_block();
         self.sql.save_next_id.execute([ids.end])?;
-        tell(&found.in_doubt);
+        told.write(self.now());
         self.sql.commit.execute([])?;
         self.shared.ids.add(ids);
         self.shared.set_tally(self.tally);
@@ -46,8 +48,9 @@ impl Writer<'_> {
         in_doubt: InDoubt,
         died: bool,
         found: &mut Recovery,
-    ) -> Result<(), Fault> {
+    ) -> Result<Told, Fault> {
         let mut ended = Ends::default();
+        let mut told = Told::default();
         let mut poison: Option<(i64, Option<String>)> = None;
         let mut after = 0;
         loop {
@@ -75,13 +78,16 @@ impl Writer<'_> {
                     poison = Some((message, reason));
                 }
                 let reason = poison.as_ref().and_then(|(_, reason)| reason.as_deref());
-                self.put_in_doubt(&recipient, in_doubt, reason, &mut ended)?;
+                let state = self.put_in_doubt(&recipient, in_doubt, reason, &mut ended)?;
                 if let Ok(id) = rows::recipient_id(row) {
                     found.in_doubt.push(id);
+                    told.in_doubt.push((id, state));
                 }
             }
         }
-        self.close_messages(&ended)?;
+        for message in self.close_messages(&ended)? {
+            told.ended.push(self.ended(message)?);
+        }
         // A lowered `dsn.collect` counts for what waits, and so does a clock that went back (RT-9).
         self.pull_notices()?;
         // The fellows of a poisoned recipient wait with it.
@@ -89,16 +95,17 @@ impl Writer<'_> {
             let reason = self.poison_reason(id)?;
             self.hold_message(id, &reason)?;
         }
-        Ok(())
+        Ok(told)
     }
 
+    /// The state that it has now.
     fn put_in_doubt(
         &mut self,
         found: &Found,
         in_doubt: InDoubt,
         poison: Option<&str>,
         ended: &mut Ends,
-    ) -> Result<(), Fault> {
+    ) -> Result<State, Fault> {
         // the record of the attempt that was cut off.
         let started = found.last_attempt.unwrap_or(0);
         let cut_off = Kind::CutOff as i64;
@@ -137,17 +144,17 @@ impl Writer<'_> {
         let blocker = hold
             .as_deref()
             .unwrap_or("in doubt: the daemon died during the attempt");
-        let state = rows::state_code(state);
+        let code = rows::state_code(state);
         // RT-5: due after the back-off that the claim recorded.
         let now = self.now().millis();
         self.sql
             .doubt
-            .execute(params![found.id, state, blocker, now])?;
+            .execute(params![found.id, code, blocker, now])?;
         self.touched.insert(found.destination);
         self.tally.claimed -= 1;
-        self.tally.count(state, 1);
+        self.tally.count(code, 1);
         self.tally.doubt += i64::from(found.doubt == 0);
-        Ok(())
+        Ok(state)
     }
 
     /// one more death with this message claimed; the reason to hold it when it was one too many.
@@ -195,19 +202,34 @@ impl Writer<'_> {
     }
 }
 
-/// the log names them before the commit that makes them due. After it the next start would not find them claimed,
-/// and a daemon that is killed once more before its log is written would never have said it.
-fn tell(in_doubt: &[RecipientId]) {
-    for recipient in in_doubt {
-        Line::new("queued")
-            .key("qid", recipient.message)
-            .num("rcpt", recipient.number)
-            .key("doubt", "in-doubt")
-            .peer("reason", "the daemon ended during an attempt")
-            .warn();
-    }
-    if !in_doubt.is_empty() {
-        log::logger().flush();
+/// What the log has to say of a recovery.
+#[derive(Default)]
+struct Told {
+    in_doubt: Vec<(RecipientId, State)>,
+    ended: Vec<Ended>,
+}
+
+impl Told {
+    /// the log names them before the commit that makes them due. After it the next start would not find them
+    /// claimed, and a daemon that is killed once more before its log is written would never have said it.
+    fn write(&self, now: Timestamp) {
+        for (recipient, state) in &self.in_doubt {
+            Line::new(state.word())
+                .key("qid", recipient.message)
+                .num("rcpt", recipient.number)
+                .key("doubt", Doubt::InDoubt)
+                .peer("reason", "the daemon ended during an attempt")
+                .warn();
+        }
+        for ended in &self.ended {
+            Line::new("done")
+                .num("qid", ended.message)
+                .span("delay", now.since(ended.arrived))
+                .info();
+        }
+        if !self.in_doubt.is_empty() {
+            log::logger().flush();
+        }
     }
 }
 

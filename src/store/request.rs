@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::change::{ChangeStep, Hit};
+use super::change::{ChangeStep, Ended, Hit};
 use super::notice::SendNotice;
 use super::reply::Reply;
-use super::{ClaimRequest, Claimed, DelayNoted, NewRow, NoticeKind, Pause, PauseScope, Settlement};
+use super::{
+    ClaimRequest, Claimed, DelayNoted, NewRow, NoticeKind, Pause, PauseScope, Settled, Settlement,
+};
 use crate::clock::Timestamp;
 use crate::message::{Head, QueueId};
 
@@ -61,6 +63,8 @@ pub(super) enum Op {
         pause: Option<Pause>,
     },
     ReserveIds,
+    /// Nothing is going on: caches are given up (PRC-7).
+    Rest,
     /// Everything before it is done; the writer marks an orderly end and ends.
     Close,
     /// The same without the mark.
@@ -111,12 +115,11 @@ impl Op {
 /// What it answers.
 #[derive(Debug)]
 pub(super) enum Answer {
-    /// Whether the message is finished.
-    Settled(bool),
+    Settled(Settled),
     Done,
     Claimed(Vec<Claimed>),
-    /// Per row of the step.
-    Changed(Vec<Hit>),
+    /// Per row of the step, and the messages that this ended.
+    Changed(Vec<Hit>, Vec<Ended>),
     /// Whether there was something to lift.
     Lifted(bool),
     Ids(std::ops::Range<i64>),

@@ -393,8 +393,9 @@ pub(super) fn level_name(level: TlsLevel) -> &'static str {
     }
 }
 
-const CAUSES: [Cause; 10] = [
+const CAUSES: [Cause; 11] = [
     Cause::Reply,
+    Cause::Address,
     Cause::Eof,
     Cause::Reset,
     Cause::Epipe,
@@ -405,22 +406,6 @@ const CAUSES: [Cause; 10] = [
     Cause::Protocol,
     Cause::Local,
 ];
-
-/// A cause as stored.
-pub(super) fn cause_name(cause: Cause) -> &'static str {
-    match cause {
-        Cause::Reply => "reply",
-        Cause::Eof => "eof",
-        Cause::Reset => "reset",
-        Cause::Epipe => "epipe",
-        Cause::Timeout => "timeout",
-        Cause::Refused => "refused",
-        Cause::Dns => "dns",
-        Cause::Tls => "tls",
-        Cause::Protocol => "protocol",
-        Cause::Local => "local",
-    }
-}
 
 fn by_name<T: Copy>(all: &[T], name: fn(T) -> &'static str, text: &str) -> Result<T, Damage> {
     all.iter()
@@ -514,7 +499,7 @@ pub(super) fn attempt(row: &Row<'_>) -> Result<ShownAttempt, Damage> {
         text: word(18)?,
         cause: match cause {
             None => None,
-            Some(text) => Some(by_name(&CAUSES, cause_name, &text)?),
+            Some(text) => Some(by_name(&CAUSES, Cause::word, &text)?),
         },
         may_be_sent_twice: get(row, 20)?,
         worker: word(21)?,
@@ -580,7 +565,7 @@ mod tests {
         }
         for cause in CAUSES {
             assert_eq!(
-                by_name(&CAUSES, cause_name, cause_name(cause)).unwrap(),
+                by_name(&CAUSES, Cause::word, Cause::word(cause)).unwrap(),
                 cause
             );
         }

@@ -9,10 +9,10 @@ use super::fault::Fault;
 use super::rows::{self, Kind, row_id, row_range};
 use super::sweep::SWEEP_STEP;
 use super::writer::Writer;
-use super::{Doubt, Outcome, Settlement, State};
+use super::{Doubt, Outcome, Settled, Settlement, State};
 use crate::clock::Timestamp;
 use crate::message::QueueId;
-use crate::policy::failure::{Attempt, Verdict};
+use crate::policy::failure::{Attempt, Cause, Verdict};
 
 /// A sweep step is bounded in octets by the size of a chunk: at most 4 MiB.
 const _: () = assert!(CHUNK as i64 * SWEEP_STEP <= 4 << 20);
@@ -99,10 +99,8 @@ impl Writer<'_> {
     }
 
     /// Records the outcomes of one transaction.
-    /// True when that was the last of the message.
-    pub(super) fn settle(&mut self, settlement: &Settlement) -> Result<bool, Fault> {
+    pub(super) fn settle(&mut self, settlement: &Settlement) -> Result<Settled, Fault> {
         let id = settlement.id;
-        let messages = self.tally.messages;
         let poisoned = if settlement.outcomes.iter().any(|outcome| outcome.poison) {
             self.count_fault(id)?
         } else {
@@ -110,14 +108,18 @@ impl Writer<'_> {
         };
         // Recipients that reach their end, to close the message once.
         let mut ended = Ends::default();
+        let mut settled = Settled::default();
         for outcome in &settlement.outcomes {
-            self.settle_one(id, outcome, poisoned.as_deref(), &mut ended)?;
+            let overruled = self.settle_one(id, outcome, poisoned.as_deref(), &mut ended)?;
+            settled
+                .overruled
+                .extend(overruled.map(|state| (outcome.number, state)));
         }
-        self.close_messages(&ended)?;
+        settled.finished = !self.close_messages(&ended)?.is_empty();
         if let Some(reason) = poisoned {
             self.hold_message(id, &reason)?;
         }
-        Ok(self.tally.messages < messages)
+        Ok(settled)
     }
 
     /// one more panic or hang; the reason to hold the message when it was one too many.
@@ -133,13 +135,14 @@ impl Writer<'_> {
             .map(|faults| format!("poison: {faults} panics or hangs of the worker that had it")))
     }
 
+    /// The state, if it is another than the verdict says.
     fn settle_one(
         &mut self,
         id: QueueId,
         outcome: &Outcome,
         poisoned: Option<&str>,
         ended: &mut Ends,
-    ) -> Result<(), Fault> {
+    ) -> Result<Option<State>, Fault> {
         let row = row_id(id, outcome.number);
         let Some(found) = self.find(row)? else {
             return Err(Fault::rejected(format!(
@@ -155,7 +158,7 @@ impl Writer<'_> {
                 "settle qid={id} rcpt={} ignored: it is not claimed",
                 outcome.number
             );
-            return Ok(());
+            return Ok(None);
         }
         self.insert_attempt(row, found.attempts, attempt)?;
         let doubt = if attempt.may_be_sent_twice {
@@ -181,15 +184,23 @@ impl Writer<'_> {
             dialled: dialled.as_deref(),
             unconfirmed: outcome.unconfirmed,
         };
-        let next = match outcome.verdict {
-            Verdict::Delivered => return self.end(&found, &end(State::Delivered), ended),
+        let last = match outcome.verdict {
+            Verdict::Delivered => Some(State::Delivered),
             _ if matches!(found.wish, Wish::Drop | Wish::Fail) => {
-                return self.end_as_wished(&found, &end(State::Dropped), ended);
+                let state = self.end_as_wished(&found, &end(State::Dropped), ended)?;
+                return Ok(Some(state));
             }
-            Verdict::Failed => return self.end(&found, &end(State::Failed), ended),
-            Verdict::Expired => return self.end(&found, &end(State::Expired), ended),
+            Verdict::Failed => Some(State::Failed),
+            Verdict::Expired => Some(State::Expired),
+            Verdict::Deferred { .. } | Verdict::Held => None,
+        };
+        if let Some(state) = last {
+            self.end(&found, &end(state), ended)?;
+            return Ok(None);
+        }
+        let next = match outcome.verdict {
             Verdict::Deferred { next } => Some(next),
-            Verdict::Held => None,
+            _ => None,
         };
         let hold = match (poisoned, found.wish) {
             (Some(reason), _) => Some(reason.to_owned()),
@@ -223,7 +234,7 @@ impl Writer<'_> {
         self.tally.count(found.state, -1);
         self.tally.count(state, 1);
         self.tally.doubt += i64::from(doubt != 0) - i64::from(found.doubt != 0);
-        Ok(())
+        Ok((hold.is_some() && outcome.verdict != Verdict::Held).then_some(State::Held))
     }
 
     fn next_attempt_of(&mut self, row: i64) -> Result<i64, Fault> {
@@ -233,13 +244,13 @@ impl Writer<'_> {
             .query_row([row], |found| found.get(0))?)
     }
 
-    /// What an operator asked for with `wait`: the attempt has ended undelivered.
+    /// What an operator asked for with `wait`: the attempt has ended undelivered. The state that it has now.
     pub(super) fn end_as_wished(
         &mut self,
         found: &Found,
         end: &End<'_>,
         ended: &mut Ends,
-    ) -> Result<(), Fault> {
+    ) -> Result<State, Fault> {
         let text = found.wish_text.clone().unwrap_or_default();
         self.note_operator(found, &text, found.wish_uid)?;
         let failing = found.wish == Wish::Fail;
@@ -252,7 +263,8 @@ impl Writer<'_> {
             blocker: if failing { &text } else { end.blocker },
             ..*end
         };
-        self.end(found, &wished, ended)
+        self.end(found, &wished, ended)?;
+        Ok(wished.state)
     }
 
     /// `canceled by operator` and the uid, in history (CTL-12).
@@ -301,11 +313,12 @@ impl Writer<'_> {
     }
 
     /// Messages whose last recipient has ended: their content is freed at once, or when the sender has been told.
-    pub(super) fn close_messages(&mut self, ended: &Ends) -> Result<(), Fault> {
-        self.tally.messages -= ended.told;
+    /// Which they are.
+    pub(super) fn close_messages(&mut self, ended: &Ends) -> Result<Vec<i64>, Fault> {
+        let mut closed_now = ended.told.clone();
         for &message in &ended.alone {
             self.sql.delete_chunk.execute([message << 20])?;
-            self.tally.messages -= 1;
+            closed_now.push(message);
         }
         for (&message, &count) in &ended.counted {
             let closed: Option<(i64, i64)> = self
@@ -314,7 +327,7 @@ impl Writer<'_> {
                 .query_row([message, count], |row| Ok((row.get(0)?, row.get(1)?)))
                 .optional()?;
             let Some((0, chunks)) = closed else { continue };
-            self.tally.messages -= 1;
+            closed_now.push(message);
             if self.has_notice(message)? {
                 continue;
             }
@@ -326,7 +339,8 @@ impl Writer<'_> {
                 self.sweep = true;
             }
         }
-        Ok(())
+        self.tally.messages -= closed_now.len() as i64;
+        Ok(closed_now)
     }
 
     fn insert_attempt(&mut self, row: i64, ordinal: i64, attempt: &Attempt) -> Result<(), Fault> {
@@ -350,7 +364,7 @@ impl Writer<'_> {
             attempt.code.map(|code| code.get()),
             attempt.status.to_string(),
             attempt.text,
-            attempt.cause.map(rows::cause_name),
+            attempt.cause.map(Cause::word),
             attempt.may_be_sent_twice,
             attempt.worker,
             attempt.reused,
@@ -365,8 +379,9 @@ impl Writer<'_> {
         numbers: &[u32],
         due: Timestamp,
         blocker: Option<&str>,
-    ) -> Result<(), Fault> {
+    ) -> Result<Settled, Fault> {
         let mut ended = Ends::default();
+        let mut settled = Settled::default();
         for &number in numbers {
             let row = row_id(id, number);
             let Some(found) = self.find(row)?.filter(|found| found.is(State::Claimed)) else {
@@ -394,6 +409,7 @@ impl Writer<'_> {
                     let reason = queued.wish_text.clone().unwrap_or_default();
                     self.hold_row(&queued, &reason)?;
                     self.clear_wish(row)?;
+                    settled.overruled.push((number, State::Held));
                 }
                 Wish::Drop | Wish::Fail => {
                     let end = End {
@@ -404,11 +420,13 @@ impl Writer<'_> {
                         dialled: None,
                         unconfirmed: false,
                     };
-                    self.end_as_wished(&queued, &end, &mut ended)?;
+                    let state = self.end_as_wished(&queued, &end, &mut ended)?;
+                    settled.overruled.push((number, state));
                 }
             }
         }
-        self.close_messages(&ended)
+        settled.finished = !self.close_messages(&ended)?.is_empty();
+        Ok(settled)
     }
 
     pub(super) fn clear_wish(&mut self, row: i64) -> Result<(), Fault> {
@@ -463,8 +481,8 @@ impl Writer<'_> {
 pub(super) struct Ends {
     /// Messages that ended with their only recipient, and of which nothing is to be told.
     alone: Vec<i64>,
-    /// How many others ended with their only recipient.
-    told: i64,
+    /// The others that ended with their only recipient.
+    told: Vec<i64>,
     /// How many ended of the others.
     counted: BTreeMap<i64, i64>,
 }
@@ -473,7 +491,7 @@ impl Ends {
     fn add(&mut self, found: &Found, told: bool) {
         let message = rows::message_of(found.id);
         if found.alone && told {
-            self.told += 1;
+            self.told.push(message);
         } else if found.alone {
             self.alone.push(message);
         } else {

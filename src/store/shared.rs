@@ -286,6 +286,11 @@ impl Shared {
         )
     }
 
+    /// Requests in commits so far.
+    pub(super) fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
     pub(super) fn reconfigure(&self, settings: &Settings) {
         *self
             .settings

@@ -75,6 +75,7 @@ statements! {
         transport, host, address, dialled, source, tls, stage, code, status, text, cause, twice, worker, reused) \
         VALUES (?1, ?2, 0, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)";
     insert_note: "INSERT INTO attempt (recipient, ordinal, kind, started, text, uid) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    arrived: "SELECT arrived FROM message WHERE id = ?1";
     close_some: "UPDATE message SET open = open - ?2 WHERE id = ?1 RETURNING open, chunks";
     count_fault: "UPDATE message SET faults = faults + 1 WHERE id = ?1 RETURNING faults";
     count_death: "UPDATE message SET deaths = deaths + 1 WHERE id = ?1 RETURNING deaths";

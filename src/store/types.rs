@@ -182,9 +182,10 @@ impl State {
     }
 }
 
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl State {
+    /// Its word, in listings and as the event of a log line.
+    pub fn word(self) -> &'static str {
+        match self {
             State::Queued => "queued",
             State::Claimed => "claimed",
             State::Held => "held",
@@ -192,7 +193,13 @@ impl fmt::Display for State {
             State::Failed => "failed",
             State::Expired => "expired",
             State::Dropped => "dropped",
-        })
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
     }
 }
 
@@ -479,6 +486,18 @@ pub struct ChangedRow {
     pub path: ForwardPath,
     /// The group it waits in, to wake the dispatcher.
     pub destination: DestinationKey,
+    /// With it the last recipient of the message reached its end; when the message was accepted.
+    pub finished: Option<Timestamp>,
+}
+
+/// What became of a settlement, or of claims that were given back, beyond what was asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settled {
+    /// The last recipient of the message has reached its end.
+    pub finished: bool,
+    /// Recipients that have another state now, by number: what an operator asked for while they were claimed, or the
+    /// poison limit, came first.
+    pub overruled: Vec<(u32, State)>,
 }
 
 /// What a change did.

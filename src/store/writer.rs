@@ -15,6 +15,7 @@ use crossbeam_channel::{Receiver, TryRecvError, select_biased};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::fault::{self, Fault};
+use super::open;
 use super::request::{Answer, Gate, Job, Op};
 use super::shared::{Fatal, Shared, Tally};
 use super::statements::Statements;
@@ -162,10 +163,20 @@ impl<'c> Writer<'c> {
             self.orderly = matches!(job.op, Op::Close);
             return true;
         }
-        if job.reply.take() {
+        if matches!(job.op, Op::Rest) {
+            self.rest();
+        } else if job.reply.take() {
             jobs.push(job);
         }
         false
+    }
+
+    /// Gives up what only makes the next requests cheaper.
+    fn rest(&mut self) {
+        self.known = HashMap::new();
+        if let Err(error) = open::shrink(self.conn) {
+            log::debug!("the writer's cache: {error}");
+        }
     }
 
     /// Carries out a group and answers it; false when the store has ended.
@@ -369,8 +380,10 @@ impl<'c> Writer<'c> {
                 blocker,
             } => self
                 .unclaim(*id, numbers, *due, blocker.as_deref())
-                .map(|()| Answer::Done),
-            Op::Change(step) => self.change(step).map(Answer::Changed),
+                .map(Answer::Settled),
+            Op::Change(step) => self
+                .change(step)
+                .map(|(hits, ended)| Answer::Changed(hits, ended)),
             Op::Damaged { id, reason } => self.hold_message(*id, reason).map(|()| Answer::Done),
             Op::PullIn {
                 now,
@@ -388,7 +401,7 @@ impl<'c> Writer<'c> {
                 Ok(Answer::Ids(ids))
             }
             // Never in a group.
-            Op::Close | Op::Leave => Ok(Answer::Done),
+            Op::Close | Op::Leave | Op::Rest => Ok(Answer::Done),
         }
     }
 

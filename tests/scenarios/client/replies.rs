@@ -128,6 +128,16 @@ fn replies_to_mail_rcpt_data_and_dot_defer_or_fail_by_their_first_digit() {
     }
 }
 
+// CL-18
+#[test]
+fn a_refusal_that_is_about_the_address_is_recorded_as_such() {
+    let class = |at, text| with(reply(at, text)).last().cause.unwrap().word();
+    assert_eq!(class(At::Rcpt, "550 5.1.1 unknown"), "address");
+    assert_eq!(class(At::Rcpt, "451 4.7.1 greylisted"), "address");
+    assert_eq!(class(At::Rcpt, "452 4.5.3 too many"), "reply");
+    assert_eq!(class(At::Mail, "550 5.7.1 not from here"), "reply");
+}
+
 // CL-5
 #[test]
 fn enhanced_codes_are_read_only_when_announced() {

@@ -202,11 +202,9 @@ impl World {
             },
             End::Crash => return self.restart(true),
             End::NotMade => {
-                return self
-                    .queue()
-                    .store
-                    .unclaim(key.0, &[key.1], now, None)
-                    .unwrap();
+                let store = &self.queue().store;
+                store.unclaim(key.0, &[key.1], now, None).unwrap();
+                return;
             }
         };
         let unconfirmed = matches!(end, End::Unconfirmed) && row.recipient.notify.success;

@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::io;
+use std::time::Duration;
 
 use super::{Call, pause};
 use crate::clock::Timestamp;
@@ -180,6 +181,7 @@ impl Wanted {
             uid: call.peer.uid,
             change,
             message: None,
+            finished: None,
         };
         let mut destinations = HashSet::new();
         let result = call
@@ -187,6 +189,7 @@ impl Wanted {
             .store
             .change(&self.filter, change, &actor, false, &mut |row| {
                 trail.add(row.id.message, row.id.number);
+                trail.finished = row.finished.map(|arrived| call.now.since(arrived));
                 if wake.is_some() && destinations.len() <= MAX_WAKES {
                     destinations.insert(row.destination.clone());
                 }
@@ -218,12 +221,15 @@ fn wake_all(call: &Call<'_>, destinations: HashSet<DestinationKey>, at: Timestam
     }
 }
 
-/// One log line per message (CTL-8). The store reports rows of one message one after the other.
+/// One log line per message (CTL-8), and one more if that was its end (OBS-1). The store reports rows of one message one
+/// after the other.
 struct Trail<'a> {
     event: &'static str,
     uid: u32,
     change: &'a Change,
     message: Option<(QueueId, Ranges)>,
+    /// The last recipient of the message has ended, so long after it was accepted.
+    finished: Option<Duration>,
 }
 
 impl Trail<'_> {
@@ -257,6 +263,9 @@ impl Trail<'_> {
             Change::Drop { .. } | Change::Release => line,
         }
         .info();
+        if let Some(delay) = self.finished.take() {
+            Line::new("done").key("qid", id).span("delay", delay).info();
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use super::list::Facts;
 use crate::front::control::filter::{self, Args};
 use crate::front::control::output::{Done, Record, Reply, Stop, span};
 use crate::message::{Head, Notify, QueueId, Ret};
+use crate::policy::failure::Cause;
 use crate::store::{DueRecipient, Filter, ListQuery, RecipientRow, Shown, ShownAttempt, Sort};
 
 /// The longest piece of a line that is held in memory.
@@ -157,6 +158,7 @@ fn attempt_record(id: QueueId, shown: &ShownAttempt) -> Record {
                     "error"
                 },
             )
+            .maybe("class", attempt.cause.map(Cause::word))
             .text("reused", if attempt.reused { "yes" } else { "no" })
             .text("worker", &attempt.worker)
             .maybe("doubt", risk.then_some("may-be-sent-twice"))
