@@ -10,6 +10,7 @@ mod error;
 mod events;
 mod fork;
 mod host;
+mod memory;
 mod process;
 mod running;
 
@@ -79,7 +80,7 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
     let setup = Setup {
         clock: Clock::system(),
         source: source(file, args.foreground),
-        fatal: fatal(log.clone()),
+        fatal: fatal(Some(log.clone())),
         log: Some(log.clone()),
     };
     let daemon = Daemon::start(config, doors, setup)?;
@@ -144,14 +145,17 @@ fn log_panics() {
     }));
 }
 
-/// Ends the process at once, from whatever thread finds that it must (PRC-3).
-fn fatal(log: Log) -> Fatal {
+/// Ends the process at once with status 70, from whatever thread finds that it must (PRC-3); the reason is the last line
+/// of the log.
+pub fn fatal(log: Option<Log>) -> Fatal {
     Arc::new(move |reason| {
         Line::new("stop")
             .num("pid", std::process::id())
             .peer("reason", reason)
             .error();
-        log.drain();
+        if let Some(log) = &log {
+            log.drain();
+        }
         std::process::exit(70);
     })
 }

@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, select};
 use super::error::Error;
 use super::events::{Ask, Asking, channel};
 use super::host::{Host, Source, store_settings};
+use super::memory::{self, Idle};
 use crate::clock::Clock;
 use crate::config::{Config, ListenAddress, Live};
 use crate::delivery::{Tools, Workers};
@@ -205,9 +206,14 @@ impl Daemon {
     /// The store ended by itself.
     pub fn run(self) -> Result<(), Error> {
         let fatal = self.host.store.fatal();
+        let mut idle = Idle::default();
         loop {
             let asked = select! {
                 recv(self.asked) -> asked => asked,
+                default(memory::PACE) => {
+                    self.give_back(&mut idle);
+                    continue;
+                }
                 // ST-4: nothing is stopped gently, because nothing that is done from here on could be recorded.
                 recv(fatal) -> why => return Err(match why {
                     Ok(store::Fatal::Io(text)) => Error::Io(text),
@@ -231,6 +237,15 @@ impl Daemon {
                     return Ok(());
                 }
             }
+        }
+    }
+
+    /// PRC-7: the memory of a load ends with it.
+    fn give_back(&self, idle: &mut Idle) {
+        match idle.look(self.host.store.activity()) {
+            memory::Step::Nothing => {}
+            memory::Step::Caches => self.host.store.rest(),
+            memory::Step::Allocator => memory::trim(),
         }
     }
 
