@@ -2,6 +2,10 @@
 
 #![allow(clippy::unwrap_used)] // a test that cannot start its processes has failed
 
+mod deaths;
+mod descriptors;
+mod trail;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
