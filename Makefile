@@ -62,8 +62,8 @@ peers: all tools ## real programs around a real daemon: tests/peers
 	bash tests/peers/run
 
 # What `make check` takes a sample of: tests/torture/README.md.
-torture: all tools ## kill -9 at every instant, long: mail that was acknowledged is never lost
-	ROUNDS=200 LONG=1 PEER_TIMEOUT=3600 bash tests/peers/run killed instants
+torture: all tools ## kill -9 at every instant, thousands of power cuts: mail that was acknowledged is never lost
+	ROUNDS=200 LONG=1 PEER_TIMEOUT=3600 bash tests/peers/run killed instants power
 
 # The seed is fixed, so that the same tree is judged the same everywhere; `make fuzz` takes a new one each time.
 fuzz-short: ## each fuzz target for a moment, and all inputs that once failed
@@ -76,7 +76,7 @@ fuzz: ## each fuzz target for a long while: make fuzz SECONDS=600
 
 .PHONY: tools
 tools:
-	$(CARGO) build --locked --quiet --release --example dns
+	$(CARGO) build --locked --quiet --release --example dns --example reopen
 
 demo: deps all tools ## mail through a real queue to real receivers on loopback, to watch
 	bash tests/demo/demo.sh

@@ -155,6 +155,10 @@ class Daemon:
             connection.sendall(("\n".join(lines) + "\nquit\n").encode())
             return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
 
+    def check(self):
+        """What its own checks find wrong."""
+        return re.findall(r"check=.* result=(?!ok).*|ERR.*", self.control("check"))
+
     def reap(self):
         self.process.wait()
         self.process.ear.join()

@@ -34,6 +34,7 @@ class Stage:
             self.receiver.names.update(template.names)
             self.receiver.muted.update(template.copies)
         self.client = self.operator = None
+        self.complaints = []  # what the daemon itself found
 
     def close(self):
         self.daemon.remove()
@@ -49,13 +50,13 @@ class Stage:
         self.client = Client(self.daemon.port, self.events)
         self.operator = Operator(self.daemon.run + "/control")
 
-    def hand_in(self, name, to, size=900):
+    def hand_in(self, name, to, size=900, client=None):
         """Returns the queue id; the ledger has it then."""
         sender = "joe-%s@client.test" % name
         body = b"".join(b"%s line %06d %s\r\n" % (name.encode(), n, b"x" * 900) for n in range(size // 900))
         text = b"From: <%s>\r\nX-Id: %s\r\n\r\n%s" % (sender.encode(), name.encode(), body)
         self.ledger.add(name, sender, to, text)
-        queue_id = self.client.hand_in(sender, to, text)
+        queue_id = (client or self.client).hand_in(sender, to, text)
         self.ledger[name]["id"] = queue_id
         return queue_id
 
@@ -114,6 +115,7 @@ class Stage:
             if time.monotonic() > deadline:
                 raise TimeoutError("still in the queue: %s" % answer)
             time.sleep(0.02)
+        self.complaints = self.daemon.check()
         if (status := self.daemon.stop()) != 0:
             raise RuntimeError("the daemon ended with %d" % status)
         return ready
@@ -129,7 +131,7 @@ class Stage:
         """What is wrong, as sentences."""
         conn = open_read(self.daemon.database)
         try:
-            wrong = faults(conn)
+            wrong = self.complaints + faults(conn)
             rows = recipients(conn)
             doubted = doubted_in_history(conn)
             notices = dict(conn.execute("SELECT message_id, id FROM message WHERE caller = 'dsn'"))
