@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Clients that are slow, deaf, or still there when the daemon stops. Written on Python's own sockets, smtplib and email."""
+"""Clients that are slow, deaf, unlucky, or still there when the daemon stops. Written on Python's own sockets, smtplib, sqlite3
+and email."""
 
 import email.parser
 import email.policy
@@ -141,6 +142,27 @@ def stop():
         fail("no 421 for content without an end")
 
 
+def busy(path):
+    """IN-26: another program holds the database's lock for longer than the daemon waits for it."""
+    import sqlite3
+
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    text = "Subject: busy\r\n\r\nbody\r\n"
+    with smtplib.SMTP("127.0.0.1", SMTP, timeout=60) as client:
+        try:
+            client.sendmail("joe@demo.posthaste.test", ["busy@world.test"], text)
+            fail("a 250 without a commit")
+        except smtplib.SMTPDataError as error:
+            if error.smtp_code != 451 or not error.smtp_error.startswith(b"4.3.0"):
+                fail(error)
+    other.execute("ROLLBACK")
+    other.close()
+    # What the client tries again is one message. Its session has been too long by then.
+    with smtplib.SMTP("127.0.0.1", SMTP, timeout=10) as client:
+        client.sendmail("joe@demo.posthaste.test", ["busy@world.test"], text)
+
+
 def received(path):
     """IN-28: the field as Python's email reads it, from what smtp-sink wrote."""
     odd = "odd\\(name);,client"
@@ -189,4 +211,5 @@ def received(path):
             fail("a line is too long")
 
 
-{"slow": slow, "stop": stop, "received": lambda: received(sys.argv[5])}[sys.argv[1]]()
+what = {"slow": slow, "stop": stop, "busy": lambda: busy(sys.argv[5]), "received": lambda: received(sys.argv[5])}
+what[sys.argv[1]]()
