@@ -4,11 +4,12 @@
 //! says a certain thing, and everything else is as in posthasted.
 
 use std::env;
-use std::path::Path;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process::{Command, exit};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use log::{Log, Metadata, Record};
 use nix::unistd::{getegid, geteuid};
@@ -17,11 +18,13 @@ use posthaste::config::Config;
 use posthaste::daemon::{Daemon, Doors, Setup, fatal};
 
 use super::MAIL;
-use crate::support::daemon::{Smtp, config, control, control_path, submit_over};
+use crate::support::daemon::{PATIENCE, Smtp, config, control, control_path, submit_over};
 use crate::support::queue::TempDir;
 
 /// Names the thread that is to die, and makes a run of this test the one that dies.
 const DIES: &str = "POSTHASTE_TEST_DIES";
+/// The directory of that daemon, which cannot clean up behind itself.
+const DIRECTORY: &str = "POSTHASTE_TEST_DIRECTORY";
 
 /// Panics in a thread that says this.
 struct Trap {
@@ -52,8 +55,8 @@ fn die(thread: &str, words: &'static str, more: &str, provoke: impl FnOnce(&Path
     };
     log::set_boxed_logger(Box::new(trap)).unwrap();
     log::set_max_level(log::LevelFilter::Info);
-    let dir = TempDir::new();
-    let mut config = Config::parse(&config(dir.path(), more), Path::new("test.toml")).unwrap();
+    let dir = PathBuf::from(env::var_os(DIRECTORY).unwrap());
+    let mut config = Config::parse(&config(&dir, more), Path::new("test.toml")).unwrap();
     (config.user, config.group) = (None, None);
     let doors = Doors::bind(&config, (geteuid().as_raw(), getegid().as_raw())).unwrap();
     let clock = Clock::manual(Timestamp::from_secs(1_800_000_000));
@@ -65,7 +68,15 @@ fn die(thread: &str, words: &'static str, more: &str, provoke: impl FnOnce(&Path
     };
     let daemon = Daemon::start(config, doors, setup).unwrap();
     let running = thread::spawn(move || daemon.run());
-    provoke(dir.path(), &clock);
+    provoke(&dir, &clock);
+    let late = Instant::now() + PATIENCE;
+    while !running.is_finished() {
+        if Instant::now() > late {
+            eprintln!("it goes on without its thread");
+            exit(1);
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
     // What `main` does with it.
     match running.join().unwrap() {
         Ok(()) => exit(0),
@@ -79,9 +90,11 @@ fn die(thread: &str, words: &'static str, more: &str, provoke: impl FnOnce(&Path
 /// Runs the test `name` once more, as the process in which `thread` dies; its status and what it wrote.
 fn run(name: &str, thread: &str) -> (Option<i32>, String) {
     let name = format!("process::deaths::{name}");
+    let dir = TempDir::new();
     let output = Command::new(env::current_exe().unwrap())
         .args(["--exact", &name, "--nocapture", "--test-threads=1"])
         .env(DIES, thread)
+        .env(DIRECTORY, dir.path())
         .output()
         .unwrap();
     let log = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -99,11 +112,9 @@ fn a_daemon_whose_acceptor_dies_exits_70() {
     if let Some(thread) = dies() {
         let more = "[intake]\nsessions = 1\n";
         die(&thread, "rejected", more, |dir, _| {
-            let first = Smtp::over_unix(&dir.join("run/smtp"));
-            // Turned away by the acceptor, which says so.
-            let _second = std::os::unix::net::UnixStream::connect(dir.join("run/smtp")).unwrap();
-            thread::sleep(Duration::from_secs(30));
-            drop(first);
+            // It stays, and the next is turned away by the acceptor, which says so.
+            std::mem::forget(Smtp::over_unix(&dir.join("run/smtp")));
+            let _next = UnixStream::connect(dir.join("run/smtp")).unwrap();
         });
     }
     let (status, log) = run("a_daemon_whose_acceptor_dies_exits_70", "accept unix");
