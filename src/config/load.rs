@@ -18,9 +18,7 @@ use crate::smtp::address::Domain;
 pub const DEFAULT_PATH: &str = "/etc/posthaste/posthaste.toml";
 
 /// Tables that are decided but that this version does not know yet: refused, never ignored.
-const LATER: [&str; 14] = [
-    "tls",
-    "tls_policy",
+const LATER: [&str; 12] = [
     "limit",
     "dkim",
     "http",
@@ -167,6 +165,8 @@ impl Reader<'_> {
                 "dns" => self.table(value, &mut config.dns),
                 "limits" => self.table(value, &mut config.limits),
                 "dsn" => self.table(value, &mut config.dsn),
+                "tls" => self.table(value, &mut config.tls),
+                "tls_policy" => config.tls_policy = self.array(value).unwrap_or_default(),
                 "listen" => listen = self.array::<Listen>(value),
                 "transport" => transport = self.array(value).unwrap_or_default(),
                 "route" => config.route = self.array(value).unwrap_or_default(),
@@ -310,6 +310,13 @@ impl Reader<'_> {
             }
             if config.listen[n].name.is_empty() {
                 config.listen[n].name = address.to_string();
+            }
+        }
+        for n in 0..config.tls_policy.len() {
+            let prefix = format!(": tls_policy[{n}].");
+            let faulty = self.problems.iter().any(|(_, line)| line.contains(&prefix));
+            if !faulty && let Err((key, reason)) = config.tls_policy[n].check() {
+                self.problem_with(&format!("tls_policy[{n}].{key}"), reason);
             }
         }
         if config
@@ -482,6 +489,26 @@ mod tests {
                 "[[transport]]\nname = \"r\"\nkind = \"direct\"\n[[transport]]\nname = \"r\"\nkind = \"direct\"",
                 "f.toml:6: transport[1].name: a transport \"r\" is already there",
             ),
+            (
+                "[tls]\nlevel = \"secure\"",
+                "f.toml:3: tls.level: \"secure\" is not one of",
+            ),
+            (
+                "[tls]\nca_file = \"ca.pem\"",
+                "f.toml:3: tls.ca_file: \"ca.pem\" is not an absolute",
+            ),
+            (
+                "[[tls_policy]]\nlevel = \"verify\"",
+                "f.toml:2: tls_policy[0].domains: every [[tls_policy]] needs it",
+            ),
+            (
+                "[[tls_policy]]\ndomains = []\nlevel = \"verify\"",
+                "f.toml:3: tls_policy[0].domains: at least one",
+            ),
+            (
+                "[[tls_policy]]\ndomains = [\"a.example\"]\nlevel = \"encrypt\"\nnames = [\"b.example\"]",
+                "f.toml:5: tls_policy[0].names: only level",
+            ),
             ("workers = 1\nworkers = 2", "f.toml:3: syntax: "),
             ("workers = ", "f.toml:2: syntax: "),
             ("\"a\\nb\" = 1", "f.toml:2: a\\nb: unknown key"),
@@ -524,7 +551,7 @@ mod tests {
     #[test]
     fn what_this_version_cannot_do_is_refused_with_those_words() {
         for text in [
-            "[tls]\nlevel = \"dane\"",
+            "[tls]\nmta_sts = true",
             "[http]\naddress = \"127.0.0.1:80\"",
             "[[limit]]\ndestinations = [\"*\"]",
             "[limits]\nrate = \"1/1m\"",

@@ -22,6 +22,7 @@ mod queue;
 mod retry;
 mod route;
 mod table;
+mod tls;
 mod transport;
 mod units;
 mod value;
@@ -40,6 +41,7 @@ pub use queue::Queue;
 pub use retry::Retry;
 pub use route::Route;
 pub use table::Setting;
+pub use tls::{Tls, TlsMemory, TlsPolicy, TlsVersion, TlsWanted};
 pub use transport::{RelayHost, Transport, TransportKind};
 pub use units::{Rate, Size, Span};
 
@@ -90,6 +92,10 @@ table! {
         deliver: Deliver = Deliver::defaults();
         /// `[dns]`
         dns: Dns = Dns::defaults();
+        /// `[tls]`
+        tls: Tls = Tls::defaults();
+        /// `[[tls_policy]]`
+        tls_policy: Vec<TlsPolicy> = Vec::new();
         /// `[limits]`, as far as core dispatch needs it
         limits: Limits = Limits::defaults();
         /// `[dsn]`
@@ -169,6 +175,7 @@ pub fn settings() -> Vec<Setting> {
     let transport = TransportTable::defaults();
     let route = Route::defaults();
     let listen = Listen::defaults();
+    let tls_policy = TlsPolicy::defaults();
     [
         config.show(),
         config.queue.show(),
@@ -181,6 +188,8 @@ pub fn settings() -> Vec<Setting> {
         config.dns.show(),
         config.limits.show(),
         config.dsn.show(),
+        config.tls.show(),
+        tls_policy.show(),
         transport.show(),
         route.show(),
     ]

@@ -23,6 +23,10 @@ impl Config {
         table(&mut out, &self.dns);
         table(&mut out, &self.limits);
         table(&mut out, &self.dsn);
+        table(&mut out, &self.tls);
+        for policy in &self.tls_policy {
+            table(&mut out, policy);
+        }
         for transport in &self.transport {
             table(&mut out, &TransportTable::from(transport));
         }
@@ -56,6 +60,7 @@ impl Config {
         flat_table(&mut all, &self.dns);
         flat_table(&mut all, &self.limits);
         flat_table(&mut all, &self.dsn);
+        flat_table(&mut all, &self.tls);
         let mut repeated = |name: &str, write: &dyn Fn(&mut String)| {
             let mut text = String::new();
             write(&mut text);
@@ -63,6 +68,9 @@ impl Config {
         };
         repeated("listen", &|out| {
             self.listen.iter().for_each(|each| table(out, each))
+        });
+        repeated("tls_policy", &|out| {
+            self.tls_policy.iter().for_each(|each| table(out, each))
         });
         repeated("transport", &|out| {
             let tables = self.transport.iter().map(TransportTable::from);

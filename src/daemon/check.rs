@@ -12,6 +12,7 @@ use super::account::Account;
 use super::error::Error;
 use crate::config::{Config, ListenAddress, LogTo};
 use crate::log;
+use crate::net::tls::Context;
 
 /// Makes every check of a start that disturbs no running daemon and leaves nothing behind.
 ///
@@ -36,7 +37,15 @@ pub fn check(config: &Config) -> Result<(), Error> {
     for ip in &config.deliver.source_addresses {
         address("deliver.source_addresses", *ip)?;
     }
-    Ok(())
+    authorities(config)
+}
+
+/// `tls.ca_file` can be read and holds certificates (CFG-8).
+///
+/// # Errors
+/// What is wrong with it.
+pub fn authorities(config: &Config) -> Result<(), Error> {
+    Context::new(&config.tls).map(drop).map_err(Error::Config)
 }
 
 /// Refuses to start beside a running daemon before anything of it is touched (ST-9). The lock itself is taken by the

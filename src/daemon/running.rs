@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, select};
 
+use super::check;
 use super::error::Error;
 use super::events::{Ask, Asking, channel};
 use super::host::{Host, Source, store_settings};
 use super::memory::{self, Idle};
 use crate::clock::Clock;
 use crate::config::{Config, ListenAddress, Live};
-use crate::delivery::{Tools, Workers};
+use crate::delivery::{TlsSeams, Tools, Workers};
 use crate::dispatch::{Dispatcher, Fatal};
 use crate::front::accept::Intake;
 use crate::front::control::{self, Host as _};
@@ -98,6 +99,7 @@ impl Daemon {
     /// # Errors
     /// Why it did not start; nothing of it runs then.
     pub fn start(config: Config, doors: Doors, setup: Setup) -> Result<Daemon, Error> {
+        check::authorities(&config)?;
         for warning in config.warnings() {
             Line::new("unsafe").peer("text", &warning).warn();
         }
@@ -130,11 +132,18 @@ impl Daemon {
         )
         .map_err(failed("dispatcher"))?;
         let waking = dispatcher.clone();
+        let network = Network::new(live.clone(), clock.clone());
+        // DNS-8
+        if live.get().tls.dane && !network.resolver().is_trusted() {
+            let reason = "no name server in use is in dns.trusted";
+            Line::new("dane-off").peer("reason", reason).warn();
+        }
         let tools = Tools {
             store: store.clone(),
             live: live.clone(),
             clock: clock.clone(),
-            network: Network::new(live.clone(), clock.clone()),
+            network,
+            tls: TlsSeams::default(),
             wake: Arc::new(move |wake| waking.wake(wake)),
         };
         let workers = Workers::start(count, tools, transactions).map_err(failed("workers"))?;

@@ -1,49 +1,50 @@
 //! One attempt: over the hosts of the next hop until every recipient has an outcome (DV-6, DV-15 to DV-17).
 
-use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::Parts;
 use super::content::Content;
-use super::outcome::{Break, content_failure, stage, unfit};
-use super::pool::{Key, Place};
+use super::outcome::{Break, content_failure, local, stage, unfit};
 use super::running::Running;
 use super::session::{Limits, Session};
-use super::settle::{Accepted, Happened, Scene, give_back, settle};
+use super::settle::{Accepted, Happened, Scene, settle};
 use crate::config::{Config, TransportKind, Without8BitMime};
 use crate::dispatch::Feedback;
 use crate::message::RequireTls;
 use crate::net::deadline::Deadline;
-use crate::net::dial::Connection;
-use crate::net::stream::Stream;
-use crate::net::walk::{ReadyHost, Walk};
+use crate::net::tls;
+use crate::net::walk::Walk;
 use crate::policy::failure::{Failure, Retry, Scope, Stage};
 use crate::policy::plan::Target;
+use crate::policy::tls::facts::{MemoryFacts, StsFacts};
+use crate::policy::tls::{Ask, Course, REQUIRETLS, Requirement};
 use crate::policy::{route, verdict};
-use crate::smtp::client::{Answer, Mail, Options, Rcpt, StartTls};
+use crate::smtp::address::Domain;
+use crate::smtp::client::{Answer, Mail, Rcpt};
 use crate::smtp::reply::EnhancedCode;
-
-/// How long a slot of a host is waited for whose sessions are all in use by other destinations.
-const SLOT_PATIENCE: Duration = Duration::from_millis(500);
-
-/// When recipients that found no slot are tried again; that is no attempt (RT-7).
-const SLOT_AGAIN: Duration = Duration::from_secs(5);
 
 /// An attempt under way.
 pub(super) struct Attempt<'a> {
-    parts: &'a Parts,
-    running: &'a Running,
-    config: Arc<Config>,
-    limits: Limits,
-    content: Content,
+    pub(super) parts: &'a Parts,
+    pub(super) running: &'a Running,
+    pub(super) config: Arc<Config>,
+    pub(super) limits: Limits,
+    pub(super) content: Content,
     /// The end of `attempt_timeout`.
-    end: Deadline,
+    pub(super) end: Deadline,
     /// Rows that have no outcome yet.
-    pending: Vec<usize>,
+    pub(super) pending: Vec<usize>,
     /// By row: what each host that was tried said.
-    failures: Vec<Vec<(Failure, Arc<Scene>)>>,
-    relay: bool,
+    pub(super) failures: Vec<Vec<(Failure, Arc<Scene>)>>,
+    pub(super) relay: bool,
+    /// The domain whose hosts these are; none for relays and literals.
+    pub(super) domain: Option<Domain>,
+    /// What holds for the TLS of all hosts.
+    pub(super) course: Course,
+    /// What the store remembers of the domain, however old.
+    pub(super) remembered: MemoryFacts,
+    pub(super) context: tls::Context,
     feedback: Feedback,
 }
 
@@ -57,7 +58,7 @@ pub(super) struct Left {
 }
 
 /// How a session came out of the transactions at one host.
-enum After {
+pub(super) enum After {
     /// It can go on.
     Kept(Session),
     /// It has carried as much as it may, and recipients are left for this host.
@@ -75,15 +76,6 @@ pub(super) fn attempt(parts: &Parts, running: &Running, warm: Option<Arc<[u8]>>)
         settle_all(parts, running, &rows, failure, &Arc::default());
         Left::default()
     };
-    if running.head.require_tls == RequireTls::Yes {
-        // TLS-12: no level above opportunistic exists yet, so nothing may leave.
-        let mut failure = unfit(
-            EnhancedCode::new(5, 7, 30),
-            "REQUIRETLS cannot be met".to_string(),
-        );
-        (failure.stage, failure.scope) = (Stage::Route, Scope::Destination);
-        return stopped(failure);
-    }
     let way = match route::find(&config, &running.transport) {
         Ok(way) => way.kind().clone(),
         Err(unknown) => return stopped(unknown.into()),
@@ -93,6 +85,10 @@ pub(super) fn attempt(parts: &Parts, running: &Running, warm: Option<Arc<[u8]>>)
         TransportKind::Relay { hosts } => Target::Relay(hosts.clone()),
     };
     running.at(Stage::Dns);
+    let known = match learn(parts, &config, running, &target, end) {
+        Ok(known) => known,
+        Err(failure) => return stopped(failure),
+    };
     let walk = parts
         .network
         .walk(&running.transport, &target, &running.rows[0].dialled, end);
@@ -114,6 +110,13 @@ pub(super) fn attempt(parts: &Parts, running: &Running, warm: Option<Arc<[u8]>>)
         failures: vec![Vec::new(); rows.len()],
         pending: rows,
         relay: matches!(target, Target::Relay(_)),
+        domain: match target {
+            Target::Domain(domain) => Some(domain),
+            Target::Literal(_) | Target::Relay(_) => None,
+        },
+        course: known.course,
+        remembered: known.remembered,
+        context: known.context,
         feedback: Feedback::default(),
     };
     let mut quitting = Vec::new();
@@ -127,6 +130,74 @@ pub(super) fn attempt(parts: &Parts, running: &Running, warm: Option<Arc<[u8]>>)
     Left {
         feedback: attempt.feedback,
         quitting,
+    }
+}
+
+/// What is known about TLS before the first host.
+struct Known {
+    course: Course,
+    remembered: MemoryFacts,
+    context: tls::Context,
+}
+
+/// Gathers the facts that TLS needs of the domain as a whole.
+fn learn(
+    parts: &Parts,
+    config: &Config,
+    running: &Running,
+    target: &Target,
+    end: Deadline,
+) -> Result<Known, Failure> {
+    // DV-19: a file of authorities that cannot be read is our own fault, and no reason for clear text.
+    let context = parts
+        .network
+        .tls()
+        .map_err(|error| local(Stage::Route, EnhancedCode::new(4, 3, 5), error))?;
+    let require = running.head.require_tls;
+    let ask = match target {
+        Target::Relay(_) if require == RequireTls::Yes => return Err(no_requiretls_by_relay()),
+        Target::Relay(_) => Ask::relay(config.tls.fallback, require),
+        Target::Domain(_) | Target::Literal(_) => {
+            let domain = running.rows[0].recipient.path.domain();
+            Ask::of(&config.tls, &config.tls_policy, true, domain, require)
+        }
+    };
+    let mut remembered = MemoryFacts::nothing();
+    let mut sts = StsFacts::Nothing;
+    if let Target::Domain(domain) = target {
+        // TLS-5: unclear is not "nothing": without its memory nobody is spoken to.
+        let row = parts.store.tls_memory(domain).map_err(|error| {
+            let text = format!("what is remembered of the domain's TLS: {error}");
+            local(Stage::Route, EnhancedCode::new(4, 3, 1), text)
+        })?;
+        if let Some(row) = row {
+            remembered = MemoryFacts {
+                encrypted: Some(row.encrypted),
+                verified: row.verified,
+                requiretls: row.requiretls,
+            };
+        }
+        if ask.sts {
+            sts = parts.tls.sts.policy(domain, end);
+        }
+    }
+    let memory = remembered.at(parts.clock.now(), config.tls.memory_age.get());
+    Ok(Known {
+        course: ask.learn(sts, memory)?,
+        remembered,
+        context,
+    })
+}
+
+/// RO-12: a relay has no policy by which it could be verified.
+fn no_requiretls_by_relay() -> Failure {
+    Failure {
+        stage: Stage::Route,
+        scope: Scope::Destination,
+        ..unfit(
+            REQUIRETLS,
+            "REQUIRETLS cannot be met through this transport".to_string(),
+        )
     }
 }
 
@@ -148,188 +219,17 @@ pub(super) fn settle_all(
 }
 
 impl Attempt<'_> {
-    /// Tries one host for all pending rows. Rows that get an outcome are settled; the others stay pending with what the
-    /// host said.
-    fn at_host(
-        &mut self,
-        walk: &mut Walk,
-        mut host: ReadyHost,
-        began: Instant,
-        quitting: &mut Vec<Session>,
-    ) {
-        let name = host.name.to_string();
-        self.running.at_host(&name, None);
-        let deliver = &self.config.deliver;
-        let helo = deliver.helo.as_ref().unwrap_or(&self.config.hostname);
-        let key = Key {
-            host: host.name.clone(),
-            port: host.port,
-            starttls: StartTls::IfOffered,
-            sources: deliver.source_addresses.clone(),
-            helo: helo.to_string(),
-        };
-        // DV-12, DV-17: after a failure the other family is wanted, and not the session that is at hand.
-        let retried = !self.running.rows[0].dialled.is_empty();
-        let mut usable = host.addresses.clone();
-        usable.retain(|ip| !retried || ip.is_ipv4() == host.addresses[0].is_ipv4());
-        let place = self
-            .parts
-            .pools
-            .place(&key, &usable, &self.config, SLOT_PATIENCE);
-        let Some(mut place) = place else {
-            self.no_slot();
-            return;
-        };
-        let mut options = Options {
-            helo: key.helo,
-            starttls: StartTls::IfOffered,
-            // CL-2: HELO knows no SMTPUTF8.
-            helo_fallback: !self.pending.iter().any(|row| self.needs_utf8(*row)),
-            pipelining: deliver.pipelining,
-        };
-        let mut waiting = place.take();
-        let mut here = std::mem::take(&mut self.pending);
-        let mut began = began;
-        while !here.is_empty() {
-            let mut scene = Scene {
-                host: name.clone(),
-                both_families: host.both_families,
-                ..Scene::default()
-            };
-            let (session, total) = match waiting.take() {
-                Some(session) => {
-                    scene.reused = true;
-                    scene.connect = began.elapsed();
-                    let total = self.limits.total(self.content.size()).min(self.end);
-                    (session, total)
-                }
-                None => match self.open(walk, &mut host, &mut options, &mut scene, began) {
-                    Ok(opened) => opened,
-                    Err(failure) => return self.host_failed(here, failure, scene),
-                },
-            };
-            let origin = session.origin().clone();
-            self.running.dialled(&[origin.address.ip()]);
-            self.running.at_host(&name, Some(origin.address));
-            scene.address = Some(origin.address);
-            scene.source = origin.source;
-            scene.tls = origin.tls;
-            let reused = scene.reused;
-            match self.carry(session, &mut here, scene, total) {
-                After::Kept(session) => {
-                    // A session in clear that TLS was meant for is nobody else's (CL-25).
-                    let shared = options.starttls == StartTls::IfOffered;
-                    self.put_away(session, place, shared, quitting);
-                    return;
-                }
-                After::Full(session) => session.quit(&self.limits),
-                After::Lost if reused => {}
-                After::Lost => {
-                    debug_assert!(here.is_empty());
-                    self.pending.append(&mut here);
-                    return;
-                }
-            }
-            began = Instant::now();
-        }
-    }
-
-    /// A session to this host on a fresh connection, and the limit of its first transaction.
-    fn open(
-        &mut self,
-        walk: &mut Walk,
-        host: &mut ReadyHost,
-        options: &mut Options,
-        scene: &mut Scene,
-        mut began: Instant,
-    ) -> Result<(Session, Deadline), Failure> {
-        let mut redial: Option<(std::net::SocketAddr, Option<IpAddr>)> = None;
-        loop {
-            let total = self.limits.total(self.content.size()).min(self.end);
-            let connection = match redial.take() {
-                None => walk.dial(host, total),
-                Some((address, source)) => {
-                    let deadline =
-                        Deadline::after(self.config.deliver.dial_timeout.get()).min(total);
-                    let source = self
-                        .config
-                        .deliver
-                        .source_addresses
-                        .iter()
-                        .find(|own| Some(**own) == source);
-                    Stream::connect(address, source.copied(), deadline)
-                        .map(|stream| Connection {
-                            source: stream.local().map(|local| local.ip()),
-                            stream,
-                            address,
-                        })
-                        .map_err(|error| super::outcome::redial_failure(address, &error))
-                }
-            };
-            self.running.dialled(walk.dialled());
-            scene.connect = began.elapsed();
-            let connection = connection?;
-            let (address, source) = (connection.address, connection.source);
-            (scene.address, scene.source) = (Some(address), source);
-            self.running.at_host(&scene.host, Some(address));
-            self.running.at(Stage::Greeting);
-            let connected = Instant::now();
-            let opened = Session::open(
-                connection,
-                &scene.host,
-                options.clone(),
-                &self.limits,
-                total,
-            );
-            scene.session = connected.elapsed();
-            let not = match opened {
-                Ok(session) => {
-                    return match walk.check_greeting(host, session.greeting()) {
-                        Ok(()) => Ok((session, total)),
-                        Err(failure) => {
-                            session.drop_politely();
-                            Err(failure)
-                        }
-                    };
-                }
-                Err(not) => not,
-            };
-            let failure = not.why.failure(not.enhanced, self.relay);
-            if not.over_tls && options.starttls != StartTls::Never {
-                // TLS-4: one redial in clear, in the same attempt.
-                crate::log::Line::new("tls-fallback")
-                    .key("qid", self.running.head.id)
-                    .key("relay", format!("{}[{}]", scene.host, address.ip()))
-                    .peer("text", &failure.text)
-                    .warn();
-                options.starttls = StartTls::Never;
-                redial = Some((address, source));
-                began = Instant::now();
-                continue;
-            }
-            if not.without_a_byte
-                && let Some(at) = host.addresses.iter().position(|ip| *ip == address.ip())
-                && at + 1 < host.addresses.len()
-            {
-                // DV-15: this address is dead, the next one may live.
-                host.addresses.drain(..=at);
-                began = Instant::now();
-                continue;
-            }
-            return Err(failure);
-        }
-    }
-
     /// Runs transactions on one session until no row is left for this host, or the session is over.
-    fn carry(
+    pub(super) fn carry(
         &mut self,
         mut session: Session,
+        requirement: &Requirement,
         here: &mut Vec<usize>,
         scene: Scene,
         mut total: Deadline,
     ) -> After {
         let scene_before = scene;
-        self.refuse_unfit(&session, here, &scene_before);
+        self.refuse_unfit(&session, requirement, here, &scene_before);
         let mut first = true;
         while !here.is_empty() {
             // Whatever the limits are, a session carries one transaction, or dialling would never end.
@@ -346,6 +246,7 @@ impl Attempt<'_> {
                 utf8: head.utf8_headers || batch.iter().any(|row| self.needs_utf8(*row)),
                 ret: head.ret,
                 envid: head.envid.as_deref(),
+                require_tls: requirement.requiretls,
             };
             let recipients = batch.iter().map(|row| {
                 let recipient = &self.running.rows[*row].recipient;
@@ -502,9 +403,16 @@ impl Attempt<'_> {
         batch
     }
 
-    /// Takes out the rows that this host cannot serve (CL-11 to CL-13): they go on to the next one.
-    fn refuse_unfit(&mut self, session: &Session, here: &mut Vec<usize>, scene: &Scene) {
+    /// Takes out the rows that this host cannot serve (CL-11 to CL-13, TLS-12): they go on to the next one.
+    fn refuse_unfit(
+        &mut self,
+        session: &Session,
+        requirement: &Requirement,
+        here: &mut Vec<usize>,
+        scene: &Scene,
+    ) {
         let capabilities = session.capabilities();
+        let requiretls = requirement.requiretls && !capabilities.requiretls;
         let head = &self.running.head;
         let size = capabilities.size_limit.filter(|limit| *limit < head.size);
         let eight_bit = head.eight_bit
@@ -519,7 +427,13 @@ impl Attempt<'_> {
         let (host, mut fit) = (&scene.host, Vec::new());
         for row in here.drain(..) {
             let path = &self.running.rows[row].recipient.path;
-            let failure = if let Some(limit) = size {
+            let failure = if requiretls {
+                // RFC 8689 §4.2.1
+                unfit(
+                    REQUIRETLS,
+                    format!("{host} does not take REQUIRETLS, which the sender requires"),
+                )
+            } else if let Some(limit) = size {
                 unfit(
                     EnhancedCode::new(5, 3, 4),
                     format!(
@@ -548,7 +462,7 @@ impl Attempt<'_> {
     }
 
     /// Nothing could be carried to this host.
-    fn host_failed(&mut self, here: Vec<usize>, failure: Failure, scene: Scene) {
+    pub(super) fn host_failed(&mut self, here: Vec<usize>, failure: Failure, scene: Scene) {
         let scene = Arc::new(scene);
         if failure.scope != Scope::Local {
             self.note_push_back(&failure);
@@ -580,26 +494,6 @@ impl Attempt<'_> {
         }
     }
 
-    /// All slots of the host are taken: its limit, so no attempt (RT-7); unless another host has been tried.
-    fn no_slot(&mut self) {
-        let (tried, untried): (Vec<usize>, Vec<usize>) = std::mem::take(&mut self.pending)
-            .into_iter()
-            .partition(|row| !self.failures[*row].is_empty());
-        self.pending = tried;
-        let due = self.parts.clock.now().plus(SLOT_AGAIN);
-        let untried = self.running.take(&untried);
-        give_back(self.parts, self.running, &untried, due);
-    }
-
-    fn put_away(&self, session: Session, place: Place, shared: bool, quitting: &mut Vec<Session>) {
-        let more = session.may_carry_more(&self.config.deliver);
-        if shared && more && !self.config.deliver.idle_session.get().is_zero() {
-            place.keep(session);
-        } else {
-            quitting.push(session);
-        }
-    }
-
     /// No host is left: the last words count, or what the plan says when no host was tried (DV-4, DV-16).
     fn conclude(&mut self, walk: &Walk) {
         let mut happened = Vec::new();
@@ -621,7 +515,7 @@ impl Attempt<'_> {
         settle(self.parts, self.running, happened);
     }
 
-    fn needs_utf8(&self, row: usize) -> bool {
+    pub(super) fn needs_utf8(&self, row: usize) -> bool {
         let head = &self.running.head;
         head.reverse_path
             .mailbox()

@@ -75,6 +75,7 @@ impl Fixture {
                 tools: Tools {
                     store,
                     network: Network::new(live.clone(), clock.clone()),
+                    tls: super::TlsSeams::default(),
                     live,
                     clock: clock.clone(),
                     wake: Arc::new(|_| {}),

@@ -7,6 +7,7 @@
 
 mod attempt;
 mod content;
+mod facts;
 #[cfg(test)]
 mod fixture;
 mod outcome;
@@ -14,8 +15,10 @@ mod pool;
 mod running;
 mod session;
 mod settle;
+mod taking;
 mod worker;
 
+pub use facts::{StsSource, TlsReports, TlsSeams};
 pub use pool::Pools;
 pub use running::{Doing, Registry};
 pub use worker::Workers;
@@ -42,6 +45,8 @@ pub struct Tools {
     pub clock: Clock,
     /// DNS and dialling.
     pub network: Network,
+    /// MTA-STS policies, and TLS reports.
+    pub tls: TlsSeams,
     /// Tells the dispatcher when recipients are due again; never blocks.
     pub wake: Arc<dyn Fn(Wake) + Send + Sync>,
 }

@@ -4,7 +4,7 @@
 use std::io;
 
 use crate::policy::failure::{Cause, Failure, Retry, Scope, Stage};
-use crate::policy::verdict;
+use crate::policy::{tls, verdict};
 use crate::smtp::client::{Broken, Command, Why};
 use crate::smtp::reply::EnhancedCode;
 use crate::store::StoreError;
@@ -18,6 +18,8 @@ pub enum Break {
     Eof(Command),
     /// What the peer said.
     Said(Broken),
+    /// What TLS reached is not enough, by the word of `policy::tls`.
+    Security(Box<Failure>),
     /// The content could not be read from the store; the final dot was not sent.
     Content(StoreError),
     /// We are stopping; the final dot was not sent (PRC-2).
@@ -36,6 +38,7 @@ impl Break {
         match self {
             Break::Io(command, _) | Break::Eof(command) => *command,
             Break::Said(broken) => broken.at,
+            Break::Security(_) => Command::StartTls,
             Break::Content(_) | Break::Cut => Command::Content,
         }
     }
@@ -49,7 +52,7 @@ impl Break {
             Break::Said(broken) => {
                 matches!(&broken.why, Why::Refused(_) | Why::OutOfStep)
             }
-            Break::Content(_) | Break::Cut => false,
+            Break::Security(_) | Break::Content(_) | Break::Cut => false,
         }
     }
 
@@ -70,11 +73,16 @@ impl Break {
                     status: EnhancedCode::new(4, 5, 0),
                     ..lost(stage, Cause::Protocol, broken.to_string())
                 },
+                Why::NotOffered => Failure {
+                    status: tls::NOT_OFFERED,
+                    ..lost(stage, Cause::Tls, broken.to_string())
+                },
                 Why::Injection => Failure {
-                    status: EnhancedCode::new(4, 7, 5),
+                    status: tls::NOT_ENOUGH,
                     ..lost(stage, Cause::Tls, broken.to_string())
                 },
             },
+            Break::Security(failure) => Failure::clone(failure),
             Break::Content(error) => content_failure(error),
             Break::Cut => local(
                 stage,
@@ -129,7 +137,7 @@ fn io_failure(command: Command, error: &io::Error) -> Failure {
     };
     let mut failure = lost(stage, cause, text);
     if cause == Cause::Tls {
-        failure.status = EnhancedCode::new(4, 7, 5);
+        failure.status = tls::NOT_ENOUGH;
     }
     failure
 }

@@ -20,7 +20,7 @@ use scheduled_thread_pool::ScheduledThreadPool;
 use super::session::Session;
 use crate::config::{Config, Deliver};
 use crate::policy::plan::HostName;
-use crate::smtp::client::StartTls;
+use crate::policy::tls::Conditions;
 
 /// Most pools; beyond it the one unused for the longest time goes (PRC-8).
 const POOLS_MAX: usize = 1000;
@@ -32,8 +32,8 @@ pub struct Key {
     pub host: HostName,
     /// Its port.
     pub port: u16,
-    /// What is done about STARTTLS.
-    pub starttls: StartTls,
+    /// What its TLS must be, and with whom (SEC-8).
+    pub tls: Conditions,
     /// Our source addresses.
     pub sources: Vec<IpAddr>,
     /// Our EHLO name.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::content::Content;
@@ -10,7 +11,9 @@ use crate::config::Deliver;
 use crate::net::deadline::Deadline;
 use crate::net::dial::Connection;
 use crate::net::stream::Stream;
+use crate::net::tls;
 use crate::policy::failure::TlsLevel;
+use crate::policy::tls::{Reached, Requirement};
 use crate::smtp::client::{
     Answers, Broken, Command, Dialogue, Mail, Opening, Options, Rcpt, Ready, Step, Transaction, Why,
 };
@@ -19,9 +22,6 @@ use crate::smtp::serialise::Serialiser;
 
 /// What is written at once. A small message goes out with its dot in one write.
 const BLOCK: usize = 64 * 1024;
-
-/// The longest TLS handshake (TLS-10).
-const HANDSHAKE: Duration = Duration::from_secs(60);
 
 /// A time limit for content of each further 16 KiB (CL-9).
 const SIZE_PER_SECOND: u64 = 16 * 1024;
@@ -73,6 +73,17 @@ impl Limits {
     }
 }
 
+/// What the opening of a session has to know of TLS.
+#[derive(Clone, Copy)]
+pub struct Security<'a> {
+    /// Versions, authorities.
+    pub context: &'a tls::Context,
+    /// What must be reached.
+    pub requirement: &'a Requirement,
+    /// The longest handshake (TLS-10).
+    pub handshake: Duration,
+}
+
 /// Why a session could not be opened.
 #[derive(Debug)]
 pub struct NotOpened {
@@ -84,6 +95,8 @@ pub struct NotOpened {
     pub without_a_byte: bool,
     /// STARTTLS or the handshake failed: the same host may be spoken to in clear where nothing forbids it (TLS-4).
     pub over_tls: bool,
+    /// What the handshake reached, where that was not enough.
+    pub reached: Option<Arc<Reached>>,
 }
 
 /// How the session came to be, for the record of attempts.
@@ -95,8 +108,17 @@ pub struct Origin {
     pub address: SocketAddr,
     /// Our own address in it.
     pub source: Option<IpAddr>,
+    /// What its handshake reached; `None` in clear.
+    pub reached: Option<Arc<Reached>>,
+}
+
+impl Origin {
     /// The level of its protection.
-    pub tls: TlsLevel,
+    pub fn level(&self) -> TlsLevel {
+        self.reached
+            .as_ref()
+            .map_or(TlsLevel::Plain, |reached| reached.level())
+    }
 }
 
 /// An open session at rest.
@@ -137,6 +159,7 @@ impl Session {
         connection: Connection,
         host: &str,
         options: Options,
+        security: Security<'_>,
         limits: &Limits,
         total: Deadline,
     ) -> Result<Session, NotOpened> {
@@ -147,36 +170,33 @@ impl Session {
         } = connection;
         let mut opening = Opening::new(options);
         let time = |command| limits.reply(command, total);
+        // How many replies had come when the handshake was done.
+        let mut secured = None;
         loop {
             let step = drive(&mut stream, &mut opening, &time)
                 .and_then(|step| unless_injected(step, &mut stream, &mut opening));
             match step {
                 Ok(Step::Handshake) => {
-                    let deadline = Deadline::after(HANDSHAKE).min(total);
-                    match stream.start_tls(host, deadline) {
-                        Ok(tls) => {
-                            stream = tls;
-                            opening.secured();
-                        }
-                        Err(error) => {
-                            return Err(NotOpened {
-                                why: Break::Io(Command::StartTls, error),
-                                enhanced: false,
-                                without_a_byte: false,
-                                over_tls: true,
-                            });
-                        }
-                    }
+                    stream = secure(stream, security, total)?;
+                    secured = Some(opening.wire().replies());
+                    opening.secured();
                 }
                 Ok(_) => break,
                 Err(why) => {
                     let nothing_came = opening.wire().replies() == 0 && opening.wire().is_clean();
                     let injected = matches!(&why, Break::Said(broken)
                         if broken.why == Why::Injection);
+                    // A TLS 1.3 server that does not like our side of the handshake says so when ours is over already
+                    // (RFC 8446 §4.4.4): its first words are an alert, or it closes.
+                    let rejected = secured == Some(opening.wire().replies())
+                        && opening.wire().is_clean()
+                        && matches!(why, Break::Io(..) | Break::Eof(_))
+                        && why.is_loss();
                     return Err(NotOpened {
                         without_a_byte: nothing_came && why.is_loss(),
-                        over_tls: why.command() == Command::StartTls && !injected,
+                        over_tls: rejected || (why.command() == Command::StartTls && !injected),
                         enhanced: opening.wire().enhanced(),
+                        reached: None,
                         why,
                     });
                 }
@@ -189,6 +209,7 @@ impl Session {
             enhanced,
             without_a_byte: false,
             over_tls: false,
+            reached: None,
         })?;
         let now = Instant::now();
         Ok(Session {
@@ -196,7 +217,7 @@ impl Session {
                 host: host.to_string(),
                 address,
                 source,
-                tls: stream.tls_level(),
+                reached: stream.reached().cloned(),
             },
             stream,
             ready,
@@ -314,6 +335,34 @@ impl Session {
         let quit = std::mem::take(&mut quitting.wire().output);
         let _ = self.stream.write_all(&quit, Deadline::after(LAST_WORDS));
         self.stream.close();
+    }
+}
+
+/// The handshake, and whether it reached enough. Not an octet follows where it did not (TLS-3, SEC-8).
+fn secure(stream: Stream, security: Security<'_>, total: Deadline) -> Result<Stream, NotOpened> {
+    let failed = |why, reached| NotOpened {
+        why,
+        enhanced: false,
+        without_a_byte: false,
+        over_tls: true,
+        reached,
+    };
+    let requirement = security.requirement;
+    let deadline = Deadline::after(security.handshake).min(total);
+    let stream = stream
+        .start_tls(security.context, &requirement.conditions, deadline)
+        .map_err(|error| failed(Break::Io(Command::StartTls, error), None))?;
+    let reached = stream.reached().cloned();
+    let judged = match &reached {
+        Some(reached) => requirement.judge(reached),
+        None => requirement.judge(&Reached::plain()),
+    };
+    match judged {
+        Ok(()) => Ok(stream),
+        Err(failure) => {
+            stream.close();
+            Err(failed(Break::Security(Box::new(failure)), reached))
+        }
     }
 }
 

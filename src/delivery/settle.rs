@@ -29,6 +29,8 @@ pub(super) struct Scene {
     pub source: Option<IpAddr>,
     /// The level of protection.
     pub tls: TlsLevel,
+    /// What was required of it and by whom; empty where it did not come so far.
+    pub tls_policy: String,
     /// The session had been used before.
     pub reused: bool,
     /// The host has addresses of both families (DV-17).
@@ -277,6 +279,7 @@ fn record(running: &Running, one: &Happened, dialled: &[IpAddr]) -> Attempt {
         dialled: dialled.to_vec(),
         source: scene.source,
         tls: scene.tls,
+        tls_policy: scene.tls_policy.clone(),
         stage,
         code,
         status,
@@ -359,6 +362,10 @@ impl Trail {
             .span("delay", now.since(running.head.arrived))
             .key("delays", delays.join("/"))
             .key("tls", attempt.tls)
+            .opt(
+                "tls-policy",
+                (!attempt.tls_policy.is_empty()).then_some(&attempt.tls_policy),
+            )
             .key("stage", attempt.stage)
             .opt("code", attempt.code);
         Trail {

@@ -7,7 +7,7 @@ pub mod dns;
 mod own;
 mod socket;
 pub mod stream;
-mod tls;
+pub mod tls;
 pub mod walk;
 
 use std::sync::Arc;
@@ -23,6 +23,7 @@ pub struct Network {
     live: Live,
     resolver: Resolver,
     own: Arc<own::Kept>,
+    contexts: Arc<tls::Kept>,
 }
 
 impl Network {
@@ -34,12 +35,21 @@ impl Network {
             live,
             resolver,
             own: Arc::default(),
+            contexts: Arc::default(),
         }
     }
 
     /// The resolver.
     pub fn resolver(&self) -> &Resolver {
         &self.resolver
+    }
+
+    /// What TLS sessions share under the configuration in force.
+    ///
+    /// # Errors
+    /// `tls.ca_file` cannot be used, in words: a fault of ours (DV-19).
+    pub fn tls(&self) -> Result<tls::Context, String> {
+        self.contexts.context(&self.live.get())
     }
 
     fn live(&self) -> &Live {

@@ -7,13 +7,14 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 
 use nix::poll::PollFlags;
 
 use super::deadline::Deadline;
 use super::socket::{self, Socket};
 use super::tls::{self, Tls};
-use crate::policy::failure::TlsLevel;
+use crate::policy::tls::{Conditions, Reached};
 
 /// A connection. Reads and writes carry their own deadline.
 #[derive(Debug)]
@@ -23,7 +24,7 @@ pub struct Stream(Layer);
 enum Layer {
     Plain(Socket),
     // Boxed because most streams are plain and all of them are moved about.
-    Tls(Box<Tls>),
+    Tls(Box<Tls>, Arc<Reached>),
 }
 
 impl Stream {
@@ -74,7 +75,7 @@ impl Stream {
     pub fn read(&mut self, buf: &mut [u8], deadline: Deadline) -> io::Result<usize> {
         match &mut self.0 {
             Layer::Plain(socket) => socket.read(buf, deadline),
-            Layer::Tls(tls) => tls.read(buf, deadline),
+            Layer::Tls(tls, _) => tls.read(buf, deadline),
         }
     }
 
@@ -85,7 +86,7 @@ impl Stream {
     pub fn write(&mut self, bytes: &[u8], deadline: Deadline) -> io::Result<usize> {
         match &mut self.0 {
             Layer::Plain(socket) => socket.write(bytes, deadline),
-            Layer::Tls(tls) => tls.write(bytes, deadline),
+            Layer::Tls(tls, _) => tls.write(bytes, deadline),
         }
     }
 
@@ -100,7 +101,7 @@ impl Stream {
         }
         match &mut self.0 {
             Layer::Plain(_) => Ok(()),
-            Layer::Tls(tls) => tls.flush(deadline),
+            Layer::Tls(tls, _) => tls.flush(deadline),
         }
     }
 
@@ -118,7 +119,7 @@ impl Stream {
                 }
                 socket.poll(events, deadline)
             }
-            Layer::Tls(tls) => tls.wait(writing, deadline),
+            Layer::Tls(tls, _) => tls.wait(writing, deadline),
         }
     }
 
@@ -132,7 +133,7 @@ impl Stream {
         deadline: Deadline,
     ) -> io::Result<(bool, bool)> {
         loop {
-            if let Layer::Tls(tls) = &mut self.0
+            if let Layer::Tls(tls, _) = &mut self.0
                 && tls.has_unread()
             {
                 return Ok((true, false));
@@ -158,34 +159,39 @@ impl Stream {
     pub fn has_unread(&mut self) -> bool {
         match &mut self.0 {
             Layer::Plain(socket) => socket.has_unread(),
-            Layer::Tls(tls) => tls.has_unread(),
+            Layer::Tls(tls, _) => tls.has_unread(),
         }
     }
 
-    /// Client side STARTTLS with a new handshake; consumes the plain stream, which can never be read again (TLS-9).
-    /// `host` is sent as SNI. Opportunistic so far: any certificate is taken, TLS 1.2 at least (TLS-2).
+    /// Client side STARTTLS with a new handshake; consumes the plain stream, which can never be read again (TLS-9). Any
+    /// certificate is taken; [`Stream::reached`] says what it was worth under `conditions`.
     ///
     /// # Errors
     /// `TimedOut`; `InvalidData` with the reason for a failed handshake, also when the peer's bytes wait already
     /// (TLS-8); `UnexpectedEof` when the peer closes.
-    pub fn start_tls(self, host: &str, deadline: Deadline) -> io::Result<Stream> {
+    pub fn start_tls(
+        self,
+        context: &tls::Context,
+        conditions: &Conditions,
+        deadline: Deadline,
+    ) -> io::Result<Stream> {
         match self.0 {
             Layer::Plain(socket) => {
-                let tls = tls::handshake(socket, host, deadline)?;
-                Ok(Stream(Layer::Tls(Box::new(tls))))
+                let (tls, reached) = tls::handshake(socket, context, conditions, deadline)?;
+                Ok(Stream(Layer::Tls(Box::new(tls), Arc::new(reached))))
             }
-            Layer::Tls(_) => Err(io::Error::new(
+            Layer::Tls(..) => Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 "TLS is on already",
             )),
         }
     }
 
-    /// The level reached so far.
-    pub fn tls_level(&self) -> TlsLevel {
+    /// What the handshake reached; `None` in clear.
+    pub fn reached(&self) -> Option<&Arc<Reached>> {
         match &self.0 {
-            Layer::Plain(_) => TlsLevel::Plain,
-            Layer::Tls(_) => TlsLevel::Encrypted,
+            Layer::Plain(_) => None,
+            Layer::Tls(_, reached) => Some(reached),
         }
     }
 
@@ -203,14 +209,14 @@ impl Stream {
     pub fn close(self) {
         match self.0 {
             Layer::Plain(socket) => drop(socket),
-            Layer::Tls(tls) => tls.close(),
+            Layer::Tls(tls, _) => tls.close(),
         }
     }
 
     fn socket(&self) -> &Socket {
         match &self.0 {
             Layer::Plain(socket) => socket,
-            Layer::Tls(tls) => tls.socket(),
+            Layer::Tls(tls, _) => tls.socket(),
         }
     }
 }
@@ -234,9 +240,29 @@ mod tests {
     use openssl::x509::{X509Builder, X509NameBuilder};
 
     use super::*;
+    use crate::config::Config;
+    use crate::policy::failure::TlsLevel;
+    use crate::policy::plan::HostName;
+    use crate::policy::tls::Encryption;
+    use crate::smtp::address::Domain;
 
     fn long() -> Deadline {
         Deadline::after(Duration::from_secs(20))
+    }
+
+    /// A handshake that wants nothing, with `mx.dest.example` in SNI.
+    fn start_tls(stream: Stream, deadline: Deadline) -> io::Result<Stream> {
+        let name = Domain::parse("mx.dest.example").unwrap();
+        let conditions = Conditions {
+            encryption: Encryption::IfOffered,
+            by_name: false,
+            by_dane: false,
+            names: vec![HostName::Name(name.clone())],
+            dane: None,
+            sni: Some(name.clone()),
+        };
+        let context = tls::Context::new(&Config::default_for(name).tls).unwrap();
+        stream.start_tls(&context, &conditions, deadline)
     }
 
     fn short() -> Deadline {
@@ -292,7 +318,7 @@ mod tests {
     fn tls_pair() -> (Stream, SslStream<TcpStream>) {
         let (ours, peer) = pair();
         let server = thread::spawn(move || acceptor(None).accept(peer).unwrap());
-        let ours = ours.start_tls("mx.dest.example", long()).unwrap();
+        let ours = start_tls(ours, long()).unwrap();
         (ours, server.join().unwrap())
     }
 
@@ -414,7 +440,7 @@ mod tests {
     #[test]
     fn an_expired_self_signed_certificate_of_another_host_is_taken() {
         let (stream, peer) = tls_pair();
-        assert_eq!(stream.tls_level(), TlsLevel::Encrypted);
+        assert_eq!(stream.reached().unwrap().level(), TlsLevel::Encrypted);
         assert_eq!(
             peer.ssl().servername(openssl::ssl::NameType::HOST_NAME),
             Some("mx.dest.example")
@@ -432,7 +458,7 @@ mod tests {
                 .err()
                 .is_some()
         });
-        let error = ours.start_tls("mx.dest.example", long()).unwrap_err();
+        let error = start_tls(ours, long()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidData);
         assert!(server.join().unwrap());
     }
@@ -443,7 +469,7 @@ mod tests {
         for (names, taken) in [(3000, true), (6000, false)] {
             let (ours, peer) = pair();
             let server = thread::spawn(move || acceptor_with(None, names).accept(peer).is_ok());
-            let result = ours.start_tls("mx.dest.example", long());
+            let result = start_tls(ours, long());
             assert_eq!(result.is_ok(), taken, "{names}");
             drop(result);
             let _ = server.join().unwrap();
@@ -456,7 +482,7 @@ mod tests {
         let (mut ours, mut peer) = pair();
         peer.write_all(b"250 injected\r\n").unwrap();
         ours.wait(false, long()).unwrap();
-        let error = ours.start_tls("mx.dest.example", long()).unwrap_err();
+        let error = start_tls(ours, long()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidData);
         // Not a byte of a ClientHello went out.
         let mut heard = Vec::new();
@@ -468,7 +494,7 @@ mod tests {
     #[test]
     fn a_handshake_ends_whatever_the_peer_does() {
         let (ours, _silent) = pair();
-        let error = ours.start_tls("mx.dest.example", short()).unwrap_err();
+        let error = start_tls(ours, short()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::TimedOut);
 
         let (ours, peer) = pair();
@@ -480,7 +506,7 @@ mod tests {
             peer.write_all(b"500 what?\r\n").unwrap();
             peer
         });
-        let error = ours.start_tls("mx.dest.example", long()).unwrap_err();
+        let error = start_tls(ours, long()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidData);
         seen.recv().unwrap();
         drop(rubbish.join().unwrap());
@@ -491,7 +517,7 @@ mod tests {
             // All of the ClientHello, so that closing is an end and not a reset.
             let _ = peer.read(&mut [0; 4096]).unwrap();
         });
-        let error = ours.start_tls("mx.dest.example", long()).unwrap_err();
+        let error = start_tls(ours, long()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
         closing.join().unwrap();
     }

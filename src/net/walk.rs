@@ -3,6 +3,7 @@
 //! ```text
 //! let mut walk = network.walk(transport, &target, &dialled_before, attempt_deadline)?;   // Err: the whole attempt
 //! while let Some(host) = walk.next_host() {
+//!     // walk.tlsa(&host) says what its TLSA records are, for policy::tls.
 //!     // An idle session to (host.name, host.port) may be taken here instead of dialling.
 //!     match walk.dial(&host, total_deadline) {
 //!         Ok(connection) => ..,             // SMTP; done, or remember the failure and go on
@@ -20,12 +21,14 @@ use std::time::{Duration, Instant};
 use super::Network;
 use super::deadline::Deadline;
 use super::dial::{self, Connection};
-use super::dns::{DnsError, IpFamily};
+use super::dns::{DnsError, IpFamily, Resolver};
 use crate::config::{Config, Family, RelayHost};
 use crate::policy::addresses::{self, Rules};
 use crate::policy::failure::{Cause, Failure, Retry, Scope, Stage};
 use crate::policy::hosts::{self, Found, MxFacts, Own};
 use crate::policy::plan::{Host, HostName, Missing, Plan, Reason, Skip, Target};
+use crate::policy::tls::HostNames;
+use crate::policy::tls::facts::DaneFacts;
 use crate::smtp::address::Domain;
 use crate::smtp::reply::EnhancedCode;
 
@@ -41,6 +44,10 @@ pub struct Walk {
     dialled_before: Vec<IpAddr>,
     dialled: Vec<IpAddr>,
     hosts_given: usize,
+    /// The MX answer was authentic (DANE-1).
+    mx_authentic: bool,
+    /// The recipients' domain and the end of its chain of CNAMEs.
+    next_hop: Vec<Domain>,
     /// What is left of `host_timeout` for the host given last.
     host_time: Duration,
     deadline: Deadline,
@@ -58,11 +65,19 @@ pub struct ReadyHost {
     pub addresses: Vec<IpAddr>,
     /// It has addresses of both families (DV-17).
     pub both_families: bool,
+    /// The end of its chain of CNAMEs; `None` for addresses.
+    pub expanded: Option<Domain>,
+    /// MX and addresses are authentic (DNS-8): its TLSA records count (DANE-1).
+    pub authentic: bool,
 }
 
 #[derive(Debug)]
 struct LookedUp {
     addresses: Addresses,
+    /// The end of the chain of CNAMEs.
+    expanded: Option<Domain>,
+    /// All definite answers are authentic.
+    authentic: bool,
     took: Duration,
 }
 
@@ -94,6 +109,8 @@ impl Network {
         let own = self.own(&config);
         let seed = rand::random();
         let port = config.deliver.smtp_port;
+        let mut mx_authentic = false;
+        let mut next_hop = Vec::new();
         let plan = match target {
             Target::Domain(domain) => {
                 let mx = self
@@ -104,6 +121,9 @@ impl Network {
                     expanded: &mx.expanded,
                     found: &mx.found,
                 };
+                mx_authentic = mx.authentic;
+                next_hop.push(domain.clone());
+                next_hop.extend(Domain::parse(&mx.expanded).ok().filter(|to| to != domain));
                 hosts::direct(transport, domain, &facts, &own, port, seed)?
             }
             Target::Literal(ip) => literal(transport, *ip, port, &config)?,
@@ -118,6 +138,8 @@ impl Network {
             dialled_before: dialled_before.to_vec(),
             dialled: Vec::new(),
             hosts_given: 0,
+            mx_authentic,
+            next_hop,
             host_time: Duration::ZERO,
             deadline,
             seed,
@@ -183,6 +205,39 @@ impl Walk {
         );
         self.host_time = self.host_time.saturating_sub(began.elapsed());
         result.map_err(Failure::from)
+    }
+
+    /// The names of a host that its certificate may have, for `policy::tls`.
+    pub fn names(&self, host: &ReadyHost) -> HostNames {
+        HostNames {
+            host: host.name.clone(),
+            expanded: host.expanded.clone(),
+            next_hop: self.next_hop.clone(),
+        }
+    }
+
+    /// The TLSA records of the host given last (DANE-1 to DANE-3); asks nobody unless its addresses are authentic. Blocks
+    /// within `host_timeout` and the attempt's deadline.
+    pub fn tlsa(&mut self, host: &ReadyHost) -> DaneFacts {
+        let HostName::Name(name) = &host.name else {
+            return DaneFacts::Insecure;
+        };
+        if !host.authentic {
+            return DaneFacts::Insecure;
+        }
+        let began = Instant::now();
+        let deadline = Deadline::after(self.host_time).min(self.deadline);
+        // RFC 7672 §2.2.3: the name at the end of the chain first, then the one that the chain begins with.
+        let expanded = host.expanded.as_ref().filter(|expanded| *expanded != name);
+        let mut facts = DaneFacts::Nothing;
+        for base in expanded.into_iter().chain([name]) {
+            facts = tlsa_at(self.network.resolver(), base, host.port, deadline);
+            if facts != DaneFacts::Nothing {
+                break;
+            }
+        }
+        self.host_time = self.host_time.saturating_sub(began.elapsed());
+        facts
     }
 
     /// What the skips say when no host was tried at all (DV-4, DV-8).
@@ -300,7 +355,13 @@ impl Walk {
     fn look_up(&self, host: &Host) -> LookedUp {
         let began = Instant::now();
         let deadline = Deadline::after(self.config.deliver.host_timeout.get()).min(self.deadline);
-        let addresses = match &host.name {
+        let mut looked_up = LookedUp {
+            addresses: Addresses::NoneOfFamily,
+            expanded: None,
+            authentic: false,
+            took: Duration::ZERO,
+        };
+        looked_up.addresses = match &host.name {
             HostName::Ip(ip) => Addresses::Some(vec![*ip]),
             HostName::Name(name) => {
                 let most = if host.checked && self.plan.implicit.is_none() {
@@ -308,16 +369,20 @@ impl Walk {
                 } else {
                     usize::MAX
                 };
-                self.ask(name, most, deadline)
+                self.ask(name, most, deadline, &mut looked_up)
             }
         };
-        LookedUp {
-            addresses,
-            took: began.elapsed(),
-        }
+        looked_up.took = began.elapsed();
+        looked_up
     }
 
-    fn ask(&self, name: &Domain, most_cnames: usize, deadline: Deadline) -> Addresses {
+    fn ask(
+        &self,
+        name: &Domain,
+        most_cnames: usize,
+        deadline: Deadline,
+        looked_up: &mut LookedUp,
+    ) -> Addresses {
         let resolver = self.network.resolver();
         let families: &[IpFamily] = match self.config.deliver.family {
             Family::Only4 => &[IpFamily::V4],
@@ -326,6 +391,7 @@ impl Walk {
         };
         let mut found = Vec::new();
         let mut error: Option<DnsError> = None;
+        looked_up.authentic = true;
         for family in families {
             let deadline = if found.is_empty() {
                 deadline
@@ -338,7 +404,11 @@ impl Walk {
                     return Addresses::Unknown(Reason::Dns(format!("{} CNAMEs", answer.cnames)));
                 }
                 Ok(answer) => match answer.found {
-                    Found::Records(records) => found.extend(records),
+                    Found::Records(records) => {
+                        found.extend(records);
+                        looked_up.authentic &= answer.authentic;
+                        looked_up.expanded = Domain::parse(&answer.expanded).ok();
+                    }
                     // The name itself does not exist, whatever the family. Some servers say so wrongly of AAAA, which
                     // is therefore asked for last and believed only about itself.
                     Found::Missing(Missing::NxDomain) if *family == IpFamily::V4 => {
@@ -409,11 +479,36 @@ impl Walk {
             port: host.port,
             addresses: list.addresses,
             both_families: list.both_families,
+            expanded: looked_up.expanded,
+            authentic: looked_up.authentic && self.mx_authentic,
         })
     }
 
     fn unchecked(&self) -> bool {
         self.config.deliver.allow_private || self.plan.hosts.iter().any(|host| !host.checked)
+    }
+}
+
+/// The TLSA records under one name.
+fn tlsa_at(resolver: &Resolver, base: &Domain, port: u16, deadline: Deadline) -> DaneFacts {
+    // A name that is too long with its prefix cannot have records (DV-5).
+    if Domain::parse(&format!("_{port}._tcp.{base}")).is_err() {
+        return DaneFacts::Nothing;
+    }
+    match resolver.tlsa(base, port, deadline) {
+        Ok(answer) if answer.cnames > hosts::MAX_TARGET_CNAMES => {
+            DaneFacts::Failed(format!("{} CNAMEs", answer.cnames))
+        }
+        // RFC 7672 §2.2: what is not authentic counts as if it were not there.
+        Ok(answer) if !answer.authentic => DaneFacts::Nothing,
+        Ok(answer) => match answer.found {
+            Found::Records(records) => DaneFacts::Records {
+                base: base.clone(),
+                records,
+            },
+            Found::Missing(_) => DaneFacts::Nothing,
+        },
+        Err(error) => DaneFacts::Failed(error.to_string()),
     }
 }
 

@@ -200,6 +200,8 @@ pub struct Attempt {
     pub source: Option<IpAddr>,
     /// The level reached.
     pub tls: TlsLevel,
+    /// What was required and by whom, `LEVEL:SOURCE+SOURCE`; empty where it did not come so far (TLS-1).
+    pub tls_policy: String,
     /// The stage of the outcome.
     pub stage: Stage,
     /// The final reply's code, also on success (CL-28).

@@ -8,4 +8,5 @@ pub mod notice;
 pub mod plan;
 pub mod retry;
 pub mod route;
+pub mod tls;
 pub mod verdict;

@@ -104,6 +104,8 @@ pub enum Why {
     Protocol(String),
     /// The peer spoke before it was asked (CL-7).
     OutOfStep,
+    /// STARTTLS is required and was not announced (TLS-3).
+    NotOffered,
     /// Bytes came after the 220 of STARTTLS and before the handshake: somebody sits in between (TLS-8).
     Injection,
 }
@@ -118,6 +120,7 @@ impl fmt::Display for Broken {
                 "protocol error before {}: the peer spoke out of turn",
                 self.at
             ),
+            Why::NotOffered => f.write_str("STARTTLS is not offered"),
             Why::Injection => f.write_str("data between STARTTLS and the handshake"),
         }
     }

@@ -55,6 +55,7 @@ mod statements;
 mod sweep;
 #[cfg(test)]
 mod testing;
+mod tls;
 mod types;
 mod writer;
 
@@ -69,6 +70,7 @@ use std::sync::Arc;
 
 use crate::clock::{Clock, Timestamp};
 use crate::message::QueueId;
+use crate::smtp::address::Domain;
 use change::{ChangeStep, Ended, Hit};
 use due::Damaged;
 use handle::Inner;
@@ -365,6 +367,41 @@ impl Store {
     /// [`StoreError`].
     pub fn pauses(&self) -> Result<Vec<(PauseScope, Pause)>, StoreError> {
         self.inner.readers.read(pause::all)
+    }
+
+    /// Remembers that a host of a domain had TLS (TLS-5). Waits for nothing; comes before whatever is asked for next, and
+    /// may be lost when the disk is full.
+    pub fn note_tls(&self, seen: TlsSeen) {
+        self.inner.tell(Op::NoteTls(seen));
+    }
+
+    /// What is remembered of a domain, however old it is.
+    ///
+    /// # Errors
+    /// [`StoreError`]; whoever would speak to it must not go on as if nothing were remembered.
+    pub fn tls_memory(&self, domain: &Domain) -> Result<Option<TlsRow>, StoreError> {
+        self.inner.readers.read(|conn| tls::of(conn, domain))
+    }
+
+    /// What is remembered of the domains that follow `after`, by name.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn tls_memories(&self, after: &str, limit: usize) -> Result<Vec<TlsRow>, StoreError> {
+        self.inner
+            .readers
+            .read(|conn| tls::after(conn, after, limit))
+    }
+
+    /// Forgets a domain; whether there was something.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn forget_tls(&self, domain: &str) -> Result<bool, StoreError> {
+        match self.inner.ask(Op::ForgetTls(domain.to_owned()))? {
+            Answer::Lifted(done) => Ok(done),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// Numbers for `stats`; cheap at any queue length.

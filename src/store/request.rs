@@ -9,6 +9,7 @@ use super::notice::SendNotice;
 use super::reply::Reply;
 use super::{
     ClaimRequest, Claimed, DelayNoted, NewRow, NoticeKind, Pause, PauseScope, Settled, Settlement,
+    TlsSeen,
 };
 use crate::clock::Timestamp;
 use crate::message::{Head, QueueId};
@@ -62,6 +63,10 @@ pub(super) enum Op {
         scope: PauseScope,
         pause: Option<Pause>,
     },
+    /// TLS was seen.
+    NoteTls(TlsSeen),
+    /// What is remembered of a domain's TLS is no longer true.
+    ForgetTls(String),
     ReserveIds,
     /// Nothing is going on: caches are given up (PRC-7).
     Rest,

@@ -427,7 +427,7 @@ pub(super) enum Kind {
 
 /// Columns of [`attempt`].
 pub(super) const ATTEMPT: &str = "recipient, ordinal, kind, started, duration, in_queue, in_connect, in_session, in_data, \
-    transport, host, address, dialled, source, tls, stage, code, status, text, cause, twice, worker, reused, uid";
+    transport, host, address, dialled, source, tls, stage, code, status, text, cause, twice, worker, reused, uid, tls_policy";
 
 /// The attempt in the columns [`ATTEMPT`].
 pub(super) fn attempt(row: &Row<'_>) -> Result<ShownAttempt, Damage> {
@@ -504,6 +504,7 @@ pub(super) fn attempt(row: &Row<'_>) -> Result<ShownAttempt, Damage> {
         may_be_sent_twice: get(row, 20)?,
         worker: word(21)?,
         reused: get(row, 22)?,
+        tls_policy: word(24)?,
     };
     Ok(ShownAttempt {
         result: Some(result),

@@ -8,9 +8,10 @@ use super::OpenError;
 pub(super) const APPLICATION_ID: i32 = 0x7068_7351;
 
 /// The schema files in order; the first takes an empty database to version 1.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     include_str!("schema/0001.sql"),
     include_str!("schema/0002.sql"),
+    include_str!("schema/0003.sql"),
 ];
 
 /// The version this program writes.

@@ -368,6 +368,7 @@ impl Writer<'_> {
             attempt.may_be_sent_twice,
             attempt.worker,
             attempt.reused,
+            attempt.tls_policy,
         ])?;
         Ok(())
     }

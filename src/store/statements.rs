@@ -72,8 +72,8 @@ statements! {
         delay_due = CASE WHEN attempts = 1 THEN coalesce(delay_due, ?3) ELSE delay_due END, blocker = coalesce(?4, blocker), \
         last_attempt = (SELECT max(started) FROM attempt WHERE recipient = ?1 AND kind < 2) WHERE id = ?1";
     insert_attempt: "INSERT INTO attempt (recipient, ordinal, kind, started, duration, in_queue, in_connect, in_session, in_data, \
-        transport, host, address, dialled, source, tls, stage, code, status, text, cause, twice, worker, reused) \
-        VALUES (?1, ?2, 0, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)";
+        transport, host, address, dialled, source, tls, stage, code, status, text, cause, twice, worker, reused, tls_policy) \
+        VALUES (?1, ?2, 0, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23)";
     insert_note: "INSERT INTO attempt (recipient, ordinal, kind, started, text, uid) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
     arrived: "SELECT arrived FROM message WHERE id = ?1";
     close_some: "UPDATE message SET open = open - ?2 WHERE id = ?1 RETURNING open, chunks";
@@ -97,6 +97,15 @@ statements! {
         FROM recipient r INDEXED BY recipient_next CROSS JOIN message m ON m.id = r.id >> 20 \
         WHERE r.state < 3 AND r.next_attempt > ?1 AND (r.next_attempt, r.id) < (?2, ?3) \
         ORDER BY r.next_attempt DESC, r.id DESC LIMIT ?4";
+
+    note_tls: "INSERT INTO tls_memory (domain, since, encrypted, verified, requiretls) VALUES (?1, ?2, ?2, ?3, ?4) \
+        ON CONFLICT DO UPDATE SET encrypted = excluded.encrypted, verified = coalesce(excluded.verified, verified), \
+        requiretls = coalesce(excluded.requiretls, requiretls)";
+    forget_tls: "DELETE FROM tls_memory WHERE domain = ?1";
+    forget_tls_before: "DELETE FROM tls_memory WHERE domain = ?1 AND encrypted < ?2";
+    /// A bounded step: more than one row goes for each that comes.
+    forget_old_tls: "DELETE FROM tls_memory WHERE domain IN \
+        (SELECT domain FROM tls_memory WHERE encrypted < ?1 ORDER BY encrypted LIMIT 4)";
 
     notice_facts: "SELECT r.notify, m.sender <> '', m.caller = 'dsn' FROM recipient r CROSS JOIN message m ON m.id = r.id >> 20 WHERE r.id = ?1";
     insert_notice: "INSERT INTO notice (message, kind, number, due) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING";

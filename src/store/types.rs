@@ -8,7 +8,7 @@ use super::content::Staged;
 use crate::clock::Timestamp;
 use crate::message::{Head, NewRecipient, QueueId, RecipientId};
 use crate::policy::failure::{Attempt, Verdict};
-use crate::smtp::address::ForwardPath;
+use crate::smtp::address::{Domain, ForwardPath};
 
 /// The group a recipient waits in, as policy names it: a domain, `[ip]`, or `relay:NAME`. Opaque to the store.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -620,3 +620,33 @@ pub struct PendingNotice {
 
 /// Addresses and how many notifications were withheld from each.
 pub type WithheldNotices = Vec<(String, u64)>;
+
+/// A host of a domain had TLS.
+#[derive(Clone, Debug)]
+pub struct TlsSeen {
+    /// The recipients' domain.
+    pub domain: Domain,
+    /// When.
+    pub at: Timestamp,
+    /// The host was verified, by name or by DANE.
+    pub verified: bool,
+    /// It announced REQUIRETLS.
+    pub requiretls: bool,
+    /// What was not seen since then is forgotten (TLS-6).
+    pub forget_before: Timestamp,
+}
+
+/// What is remembered of a domain's TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsRow {
+    /// The domain.
+    pub domain: String,
+    /// When TLS was seen first.
+    pub since: Timestamp,
+    /// When TLS was seen last.
+    pub encrypted: Timestamp,
+    /// When a host was verified last.
+    pub verified: Option<Timestamp>,
+    /// When a host announced REQUIRETLS last.
+    pub requiretls: Option<Timestamp>,
+}

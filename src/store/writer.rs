@@ -395,6 +395,8 @@ impl<'c> Writer<'c> {
             Op::Postpone { id, kind, due } => self.postpone_notice(*id, *kind, *due),
             Op::Summary { addresses, message } => self.send_summary(addresses, message.as_ref()),
             Op::Pause { scope, pause } => self.set_pause(scope, pause.as_ref()).map(Answer::Lifted),
+            Op::NoteTls(seen) => self.note_tls(seen).map(|()| Answer::Done),
+            Op::ForgetTls(domain) => self.forget_tls(domain).map(Answer::Lifted),
             Op::ReserveIds => {
                 let ids = self.shared.ids.next_block();
                 self.sql.save_next_id.execute([ids.end])?;

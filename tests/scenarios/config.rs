@@ -99,7 +99,7 @@ fn the_sample_shows_every_key_at_its_default_and_no_other() {
     );
 }
 
-// CFG-9, CFG-10, CFG-11, CFG-12, CFG-13, CFG-14, CFG-15, CFG-16, CFG-17, CFG-23
+// CFG-9, CFG-10, CFG-11, CFG-12, CFG-13, CFG-14, CFG-15, CFG-16, CFG-17, CFG-18, CFG-23
 #[test]
 fn the_defaults_are_the_decided_ones() {
     // Written a second time on purpose: a default that moves has to move here too.
@@ -126,6 +126,9 @@ fn the_defaults_are_the_decided_ones() {
         [limits] connections = 20, recipients = 100
         [dsn] from = "postmaster@HOSTNAME", postmaster = "", lifetime = "2d", return = "headers"
         [dsn] return_max = "256KiB", collect = "5s", per_sender = "100/1h"
+        [tls] min_version = "1.2", ca_file = "", level = "opportunistic", fallback = true, memory = "encryption"
+        [tls] memory_age = "180d", dane = true, handshake_timeout = "1m"
+        [tls_policy] names = []
         [route] min_attempts = 0"#;
     let settings = settings();
     for line in decided.lines().skip(1) {

@@ -208,6 +208,7 @@ pub fn attempt(verdict: Verdict, started: Timestamp) -> Attempt {
         may_be_sent_twice: false,
         worker: "worker-1".into(),
         reused: false,
+        tls_policy: String::new(),
     }
 }
 

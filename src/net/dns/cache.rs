@@ -25,6 +25,8 @@ pub(super) struct Key {
 pub(super) enum Kind {
     Mx,
     Addresses(IpFamily),
+    Tlsa,
+    Txt,
 }
 
 /// A definite answer.
@@ -44,6 +46,8 @@ impl Cached {
                 records.iter().map(|mx| 48 + mx.exchange.len()).sum()
             }
             Data::Addresses(Found::Records(addresses)) => addresses.len() * 17,
+            Data::Tlsa(Found::Records(records)) => records.iter().map(|r| 32 + r.data.len()).sum(),
+            Data::Txt(Found::Records(records)) => records.iter().map(|r| 24 + r.len()).sum(),
             _ => 0,
         };
         256 + self.expanded.len() + data

@@ -9,6 +9,7 @@ use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 
 use crate::policy::hosts::{Found, MAX_MX_RECORDS, MxRecord};
 use crate::policy::plan::Missing;
+use crate::policy::tls::facts::{MAX_TLSA, Tlsa};
 
 /// The largest UDP answer that we ask for: what passes everywhere without fragments.
 const UDP_PAYLOAD: u16 = 1232;
@@ -18,6 +19,9 @@ pub(super) const MAX_CNAMES: usize = 16;
 
 /// Addresses of one family that are kept; more than `policy::addresses` looks at.
 const MAX_ADDRESSES: usize = 40;
+
+/// TXT records of a name that are kept.
+const MAX_TXT: usize = 100;
 
 /// A question, with the id under which it goes out.
 #[derive(Clone, Debug)]
@@ -75,6 +79,22 @@ pub(super) struct Facts {
 pub(super) enum Data {
     Mx(Found<MxRecord>),
     Addresses(Found<IpAddr>),
+    Tlsa(Found<Tlsa>),
+    /// The strings of each record joined (RFC 7208 §3.3, RFC 8461 §3.1).
+    Txt(Found<Vec<u8>>),
+}
+
+impl Data {
+    /// Whether there are none.
+    pub(super) fn is_missing(&self) -> bool {
+        matches!(
+            self,
+            Data::Mx(Found::Missing(_))
+                | Data::Addresses(Found::Missing(_))
+                | Data::Tlsa(Found::Missing(_))
+                | Data::Txt(Found::Missing(_))
+        )
+    }
 }
 
 /// The names passed so far, the one asked for first, the latest last.
@@ -259,6 +279,33 @@ fn negative_ttl(message: &Message, name: &Name) -> Option<u32> {
 
 /// The first of the records, as facts (DNS-9).
 fn records(kind: RecordType, wanted: &[&Record]) -> Data {
+    match kind {
+        RecordType::TLSA => {
+            let records = wanted.iter().take(MAX_TLSA).filter_map(|record| {
+                let RData::TLSA(tlsa) = &record.data else {
+                    return None;
+                };
+                Some(Tlsa {
+                    usage: tlsa.cert_usage.into(),
+                    selector: tlsa.selector.into(),
+                    matching: tlsa.matching.into(),
+                    data: tlsa.cert_data.clone(),
+                })
+            });
+            return Data::Tlsa(Found::Records(records.collect()));
+        }
+        RecordType::TXT => {
+            let records = wanted
+                .iter()
+                .take(MAX_TXT)
+                .filter_map(|record| match &record.data {
+                    RData::TXT(txt) => Some(txt.txt_data.concat()),
+                    _ => None,
+                });
+            return Data::Txt(Found::Records(records.collect()));
+        }
+        _ => {}
+    }
     if kind == RecordType::MX {
         let records = wanted
             .iter()
@@ -286,6 +333,8 @@ fn records(kind: RecordType, wanted: &[&Record]) -> Data {
 fn none(kind: RecordType, missing: Missing) -> Data {
     match kind {
         RecordType::MX => Data::Mx(Found::Missing(missing)),
+        RecordType::TLSA => Data::Tlsa(Found::Missing(missing)),
+        RecordType::TXT => Data::Txt(Found::Missing(missing)),
         _ => Data::Addresses(Found::Missing(missing)),
     }
 }

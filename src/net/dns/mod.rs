@@ -21,6 +21,7 @@ use super::deadline::Deadline;
 use crate::clock::Clock;
 use crate::config::{Dns, Live};
 use crate::policy::hosts::{Found, MxRecord};
+use crate::policy::tls::facts::Tlsa;
 use crate::smtp::address::Domain;
 use cache::{Cache, Cached, Flights, Key, Kind, Outcome, Part};
 use exchange::{Trouble, exchange};
@@ -67,6 +68,11 @@ impl DnsError {
             local: false,
             cut_short: false,
         }
+    }
+
+    /// A cached answer of another kind than its key says: cannot happen, and is no reason to panic.
+    fn mixed_up(kind: &str) -> DnsError {
+        DnsError::new(format!("no records for a question of kind {kind}"))
     }
 
     /// Of a lookup that ended before its own time; another may try again.
@@ -124,15 +130,22 @@ impl Resolver {
         }))
     }
 
+    /// Whether the word of any server in use is trusted; else no answer is ever authentic (DNS-8).
+    pub fn is_trusted(&self) -> bool {
+        let config = self.0.live.get();
+        let servers = self.0.servers(&config.dns);
+        servers.iter().any(|server| trusted(&config.dns, *server))
+    }
+
     /// The MX records of `domain`, its CNAMEs followed (DV-1). Blocks until `deadline` or `dns.total_timeout`.
     ///
     /// # Errors
     /// [`DnsError`]: nothing definite is known.
     pub fn mx(&self, domain: &Domain, deadline: Deadline) -> Result<Answer<MxRecord>, DnsError> {
-        let cached = self.0.look_up(domain, Kind::Mx, deadline)?;
+        let cached = self.0.look_up(domain.as_str(), Kind::Mx, deadline)?;
         match &cached.data {
             Data::Mx(found) => Ok(answer(&cached, found.clone())),
-            Data::Addresses(_) => Err(DnsError::new("addresses for an MX question".to_string())),
+            _ => Err(DnsError::mixed_up("MX")),
         }
     }
 
@@ -146,12 +159,45 @@ impl Resolver {
         family: IpFamily,
         deadline: Deadline,
     ) -> Result<Answer<IpAddr>, DnsError> {
-        let cached = self.0.look_up(host, Kind::Addresses(family), deadline)?;
+        let cached = self
+            .0
+            .look_up(host.as_str(), Kind::Addresses(family), deadline)?;
         match &cached.data {
             Data::Addresses(found) => Ok(answer(&cached, found.clone())),
-            Data::Mx(_) => Err(DnsError::new(
-                "MX records for an address question".to_string(),
-            )),
+            _ => Err(DnsError::mixed_up("address")),
+        }
+    }
+
+    /// The TLSA records for SMTP at `port` of `host` (RFC 6698 §3, RFC 7672 §2.2), CNAMEs followed. They are worth nothing
+    /// unless [`Answer::authentic`]. Blocks as [`Resolver::mx`].
+    ///
+    /// # Errors
+    /// [`DnsError`]: nothing definite is known, or the answer is bogus: no way to go on without TLS (DANE-3).
+    pub fn tlsa(
+        &self,
+        host: &Domain,
+        port: u16,
+        deadline: Deadline,
+    ) -> Result<Answer<Tlsa>, DnsError> {
+        let cached = self
+            .0
+            .look_up(&format!("_{port}._tcp.{host}"), Kind::Tlsa, deadline)?;
+        match &cached.data {
+            Data::Tlsa(found) => Ok(answer(&cached, found.clone())),
+            _ => Err(DnsError::mixed_up("TLSA")),
+        }
+    }
+
+    /// The TXT records of a name such as `_mta-sts.example.org`, the strings of each joined, CNAMEs followed. Blocks as
+    /// [`Resolver::mx`].
+    ///
+    /// # Errors
+    /// [`DnsError`]: nothing definite is known.
+    pub fn txt(&self, name: &str, deadline: Deadline) -> Result<Answer<Vec<u8>>, DnsError> {
+        let cached = self.0.look_up(name, Kind::Txt, deadline)?;
+        match &cached.data {
+            Data::Txt(found) => Ok(answer(&cached, found.clone())),
+            _ => Err(DnsError::mixed_up("TXT")),
         }
     }
 }
@@ -165,11 +211,25 @@ fn answer<T>(cached: &Cached, found: Found<T>) -> Answer<T> {
     }
 }
 
+fn trusted(dns: &Dns, server: SocketAddr) -> bool {
+    let ip = Some(server.ip());
+    dns.trusted.iter().any(|pattern| pattern.matches(ip))
+}
+
 impl Inner {
+    /// The servers in use.
+    fn servers(&self, dns: &Dns) -> Arc<[SocketAddr]> {
+        if dns.servers.is_empty() {
+            self.resolv_conf.servers()
+        } else {
+            dns.servers.as_slice().into()
+        }
+    }
+
     /// From the cache, from a lookup that is under way, or from the servers.
-    fn look_up(&self, name: &Domain, kind: Kind, deadline: Deadline) -> Outcome {
+    fn look_up(&self, name: &str, kind: Kind, deadline: Deadline) -> Outcome {
         let key = Key {
-            name: name.as_str().into(),
+            name: name.into(),
             kind,
         };
         loop {
@@ -196,17 +256,15 @@ impl Inner {
     fn ask(&self, key: &Key, deadline: Deadline) -> Outcome {
         let config = self.live.get();
         let dns = &config.dns;
-        let servers: Arc<[SocketAddr]> = if dns.servers.is_empty() {
-            self.resolv_conf.servers()
-        } else {
-            dns.servers.as_slice().into()
-        };
+        let servers = self.servers(dns);
         let own = Deadline::after(dns.total_timeout.get());
         let until = own.min(deadline);
         let kind = match key.kind {
             Kind::Mx => RecordType::MX,
             Kind::Addresses(IpFamily::V4) => RecordType::A,
             Kind::Addresses(IpFamily::V6) => RecordType::AAAA,
+            Kind::Tlsa => RecordType::TLSA,
+            Kind::Txt => RecordType::TXT,
         };
         let name = Name::from_labels(key.name.split('.').map(str::as_bytes))
             .map_err(|_| DnsError::new(format!("{} cannot be asked for", key.name)))?;
@@ -227,19 +285,11 @@ impl Inner {
             };
             ttl = ttl.min(facts.ttl);
             // DNS-8: the bit is the word of the server, and of the path to it.
-            authentic &= facts.authentic
-                && dns
-                    .trusted
-                    .iter()
-                    .any(|pattern| pattern.matches(Some(server.ip())));
+            authentic &= facts.authentic && trusted(dns, server);
             let Some(data) = data else {
                 continue;
             };
-            let negative = matches!(
-                data,
-                Data::Mx(Found::Missing(_)) | Data::Addresses(Found::Missing(_))
-            );
-            let longest = if negative {
+            let longest = if data.is_missing() {
                 dns.negative_ttl.min(dns.cache_ttl)
             } else {
                 dns.cache_ttl

@@ -22,6 +22,8 @@ pub struct Mail<'a> {
     pub ret: Option<Ret>,
     /// ENVID, decoded.
     pub envid: Option<&'a str>,
+    /// REQUIRETLS (RFC 8689); only for peers that announced it.
+    pub require_tls: bool,
 }
 
 /// What RCPT says of a recipient.
@@ -52,6 +54,9 @@ pub(super) fn mail(out: &mut String, mail: &Mail<'_>, capabilities: &Capabilitie
     }
     if capabilities.smtputf8 && mail.utf8 {
         out.push_str(" SMTPUTF8"); // RFC 6531 §3.4
+    }
+    if capabilities.requiretls && mail.require_tls {
+        out.push_str(" REQUIRETLS"); // RFC 8689 §4.1
     }
     if capabilities.dsn {
         // RFC 3461 §4.3, §4.4

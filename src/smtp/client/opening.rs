@@ -11,6 +11,8 @@ pub enum StartTls {
     Never,
     /// When it is offered (TLS-2).
     IfOffered,
+    /// Always: a host that does not offer it is left (TLS-3).
+    Required,
 }
 
 /// How a session is opened.
@@ -108,9 +110,19 @@ impl Opening {
             }
             Command::Ehlo if code.is_positive() => {
                 self.wire.capabilities = Capabilities::from_ehlo(&reply);
-                let starttls = self.options.starttls == StartTls::IfOffered
-                    && self.wire.capabilities.starttls
-                    && !self.secure;
+                let offered = self.wire.capabilities.starttls;
+                let starttls = !self.secure
+                    && match self.options.starttls {
+                        StartTls::Never => false,
+                        StartTls::IfOffered => offered,
+                        StartTls::Required if offered => true,
+                        StartTls::Required => {
+                            return Err(Broken {
+                                at: Command::StartTls,
+                                why: Why::NotOffered,
+                            });
+                        }
+                    };
                 if starttls {
                     self.wire.must_be_clean(Command::StartTls)?;
                     self.send(Command::StartTls, "STARTTLS\r\n".to_string());
@@ -122,6 +134,7 @@ impl Opening {
             Command::Ehlo
                 if matches!(code.get(), 500..=504)
                     && self.options.helo_fallback
+                    && self.options.starttls != StartTls::Required
                     && !self.secure =>
             {
                 self.wire.must_be_clean(Command::Helo)?;

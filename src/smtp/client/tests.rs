@@ -57,6 +57,7 @@ fn begin(ready: Ready, recipients: &[&str]) -> Transaction {
         utf8: false,
         ret: None,
         envid: None,
+        require_tls: false,
     };
     let paths: Vec<Mailbox> = recipients
         .iter()
@@ -486,6 +487,7 @@ fn parameters_are_sent_only_where_they_were_announced() {
         utf8: true,
         ret: Some(Ret::Headers),
         envid: Some("a+b=c d"),
+        require_tls: true,
     };
     let rcpt = Rcpt {
         path: &path,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use posthaste::clock::Timestamp;
 use posthaste::config::{Config, Live, Span, Transport, TransportKind};
-use posthaste::delivery::{Tools, Workers};
+use posthaste::delivery::{TlsSeams, Tools, Workers};
 use posthaste::dispatch::{Permit, Transaction, Wake};
 use posthaste::message::{Head, QueueId};
 use posthaste::net::Network;
@@ -125,6 +125,7 @@ impl Bench {
             live: live.clone(),
             clock: queue.clock.clone(),
             network: Network::new(live.clone(), queue.clock.clone()),
+            tls: TlsSeams::default(),
             wake: Arc::new(move |what| wake.send(what).unwrap()),
         };
         let workers = Workers::start(1, tools, receiver).unwrap();

@@ -147,6 +147,10 @@ fn attempt_record(id: QueueId, shown: &ShownAttempt) -> Record {
             .maybe("address", attempt.address)
             .maybe("source", attempt.source)
             .text("tls", attempt.tls)
+            .maybe(
+                "tls-policy",
+                (!attempt.tls_policy.is_empty()).then_some(&attempt.tls_policy),
+            )
             .text("stage", attempt.stage)
             .maybe("code", attempt.code)
             .text("status", attempt.status)

@@ -1,25 +1,16 @@
-//! TLS under the one stream type: the client's side of STARTTLS.
+//! A TLS session under deadlines.
 //!
 //! OpenSSL reads and writes through [`Wire`], which knows the deadline of the call in progress and keeps back what the
 //! peer does not take at once. So a TLS stream keeps both promises of the plain one: each call ends at its deadline,
 //! and a write that `wait` announced does not block, whatever the size of a TLS record (CL-14).
-//!
-//! Only the opportunistic level exists so far (TLS-2); verified and DANE levels will be further contexts, chosen by
-//! the caller of [`handshake`].
 
 use std::io::{self, Read, Write};
-use std::net::IpAddr;
-use std::sync::LazyLock;
 
 use nix::poll::PollFlags;
 use openssl::error::ErrorStack;
-use openssl::ssl::{
-    ErrorCode, Ssl, SslContext, SslMethod, SslMode, SslOptions, SslSessionCacheMode, SslStream,
-    SslVerifyMode, SslVersion,
-};
+use openssl::ssl::{ErrorCode, Ssl, SslRef, SslStream};
 
-use super::deadline::Deadline;
-use super::socket::Socket;
+use super::{Deadline, Socket};
 
 /// The most that is kept back for a peer that does not read; one record is 16 KiB and a little, the rest is room for
 /// the answers of the protocol itself. A peer that makes us write more than that without reading is cut off.
@@ -28,75 +19,35 @@ const MAX_UNSENT: usize = 64 * 1024;
 /// The largest piece that becomes one record.
 const RECORD: usize = 16 * 1024;
 
-/// What opportunistic sessions share. Built at first use and never changed; it holds no sessions and no keys.
-static OPPORTUNISTIC: LazyLock<Result<SslContext, ErrorStack>> = LazyLock::new(opportunistic);
-
-fn opportunistic() -> Result<SslContext, ErrorStack> {
-    let mut context = SslContext::builder(SslMethod::tls_client())?;
-    // RFC 7435: any protection is better than the cleartext that would be used otherwise, so no certificate, key
-    // size or signature is refused (TLS-2). Versions before 1.2 are (RFC 8996).
-    context.set_verify(SslVerifyMode::NONE);
-    context.set_security_level(0);
-    context.set_min_proto_version(Some(SslVersion::TLS1_2))?;
-    // TLS-10. OpenSSL's own limit for certificate messages is the 100 KiB that are asked for.
-    context.set_session_cache_mode(SslSessionCacheMode::OFF);
-    context.set_options(
-        SslOptions::NO_TICKET
-            | SslOptions::NO_RENEGOTIATION
-            | SslOptions::NO_COMPRESSION
-            // Many servers close without close_notify. SMTP frames its replies itself, so that a cut is seen.
-            | SslOptions::IGNORE_UNEXPECTED_EOF,
-    );
-    context.set_mode(
-        SslMode::ENABLE_PARTIAL_WRITE
-            | SslMode::ACCEPT_MOVING_WRITE_BUFFER
-            | SslMode::AUTO_RETRY
-            | SslMode::RELEASE_BUFFERS,
-    );
-    // One system call for a record instead of two.
-    context.set_read_ahead(true);
-    Ok(context.build())
-}
-
 /// A TLS session over a socket that can only be reached through it any more (TLS-9).
 #[derive(Debug)]
-pub(super) struct Tls {
+pub(in crate::net) struct Tls {
     stream: SslStream<Wire>,
 }
 
-/// The client's handshake. `host` goes into SNI unless it is an address (RFC 6066 §3).
-///
-/// # Errors
-/// `TimedOut`; `InvalidData` with the reason.
-pub(super) fn handshake(socket: Socket, host: &str, deadline: Deadline) -> io::Result<Tls> {
-    // RFC 3207 §4.2, TLS-8: the server waits for our ClientHello, so whatever is here already was put in by another.
-    if socket.has_unread() {
-        return Err(invalid("data before the TLS handshake".to_string()));
-    }
-    let context = OPPORTUNISTIC
-        .as_ref()
-        .map_err(|e| io::Error::other(format!("TLS cannot be set up: {e}")))?;
-    let mut ssl = Ssl::new(context)?;
-    if host.parse::<IpAddr>().is_err() {
-        ssl.set_hostname(host)?;
-    }
-    let wire = Wire {
-        socket,
-        unsent: Vec::new(),
-        deadline: Some(deadline),
-    };
-    let mut stream = SslStream::new(ssl, wire)?;
-    match stream.connect() {
-        Ok(()) => {}
-        Err(e) => return Err(failure(e, "the peer closed during the TLS handshake")),
-    }
-    stream.get_mut().flush_all(deadline)?;
-    Ok(Tls { stream })
-}
-
 impl Tls {
+    /// The client's handshake.
+    pub(super) fn connect(ssl: Ssl, socket: Socket, deadline: Deadline) -> io::Result<Tls> {
+        let wire = Wire {
+            socket,
+            unsent: Vec::new(),
+            deadline: Some(deadline),
+        };
+        let mut stream = SslStream::new(ssl, wire)?;
+        stream
+            .connect()
+            .map_err(|e| failure(e, "the peer closed during the TLS handshake"))?;
+        stream.get_mut().flush_all(deadline)?;
+        Ok(Tls { stream })
+    }
+
+    /// What the handshake agreed on.
+    pub(super) fn ssl(&self) -> &SslRef {
+        self.stream.ssl()
+    }
+
     /// Reads at least one byte, or 0 at the end.
-    pub(super) fn read(&mut self, buf: &mut [u8], deadline: Deadline) -> io::Result<usize> {
+    pub(in crate::net) fn read(&mut self, buf: &mut [u8], deadline: Deadline) -> io::Result<usize> {
         if buf.is_empty() {
             return Ok(0);
         }
@@ -109,7 +60,7 @@ impl Tls {
     }
 
     /// Writes one record's worth at most. Blocks only while an earlier record is not out.
-    pub(super) fn write(&mut self, bytes: &[u8], deadline: Deadline) -> io::Result<usize> {
+    pub(in crate::net) fn write(&mut self, bytes: &[u8], deadline: Deadline) -> io::Result<usize> {
         if bytes.is_empty() {
             return Ok(0);
         }
@@ -122,13 +73,17 @@ impl Tls {
     }
 
     /// Waits until what was written has left us.
-    pub(super) fn flush(&mut self, deadline: Deadline) -> io::Result<()> {
+    pub(in crate::net) fn flush(&mut self, deadline: Deadline) -> io::Result<()> {
         self.stream.get_mut().flush_all(deadline)
     }
 
-    /// As [`super::stream::Stream::wait`]. Readable means that application data, or the end, can be had at once:
+    /// As [`crate::net::stream::Stream::wait`]. Readable means that application data, or the end, can be had at once:
     /// session tickets and half records do not count.
-    pub(super) fn wait(&mut self, writing: bool, deadline: Deadline) -> io::Result<(bool, bool)> {
+    pub(in crate::net) fn wait(
+        &mut self,
+        writing: bool,
+        deadline: Deadline,
+    ) -> io::Result<(bool, bool)> {
         loop {
             let readable = self.has_unread();
             let wire = self.stream.get_mut();
@@ -151,7 +106,7 @@ impl Tls {
     }
 
     /// Whether application data or an end waits.
-    pub(super) fn has_unread(&mut self) -> bool {
+    pub(in crate::net) fn has_unread(&mut self) -> bool {
         if self.stream.ssl().pending() > 0 {
             return true;
         }
@@ -163,12 +118,12 @@ impl Tls {
     }
 
     /// The socket, for its addresses.
-    pub(super) fn socket(&self) -> &Socket {
+    pub(in crate::net) fn socket(&self) -> &Socket {
         &self.stream.get_ref().socket
     }
 
     /// Says close_notify if the peer takes it now; does not wait for the answer.
-    pub(super) fn close(mut self) {
+    pub(in crate::net) fn close(mut self) {
         self.stream.get_mut().deadline = None;
         // Nothing is left that a failure could harm.
         let _ = self.stream.shutdown();
@@ -206,7 +161,7 @@ fn reasons(stack: &ErrorStack) -> String {
     }
 }
 
-fn invalid(text: String) -> io::Error {
+pub(super) fn invalid(text: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, text)
 }
 

@@ -1,0 +1,394 @@
+//! Taking a session to a host: what its TLS must be, a kept session that will do, or a fresh one (CL-8, CL-25, TLS-3 to
+//! TLS-5, DV-15).
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use super::attempt::{After, Attempt};
+use super::outcome::Break;
+use super::pool::{Key, Place};
+use super::session::{Security, Session};
+use super::settle::{Scene, give_back};
+use crate::clock::Timestamp;
+use crate::net::deadline::Deadline;
+use crate::net::dial::Connection;
+use crate::net::stream::Stream;
+use crate::net::walk::{ReadyHost, Walk};
+use crate::policy::failure::{Failure, Stage, TlsLevel};
+use crate::policy::tls::facts::DaneFacts;
+use crate::policy::tls::report::{self, Seen};
+use crate::policy::tls::{Encryption, Fault, Reached, Requirement};
+use crate::smtp::client::{Options, StartTls, Why};
+use crate::store::TlsSeen;
+
+/// How long a slot of a host is waited for whose sessions are all in use by other destinations.
+const SLOT_PATIENCE: Duration = Duration::from_millis(500);
+
+/// When recipients that found no slot are tried again; that is no attempt (RT-7).
+const SLOT_AGAIN: Duration = Duration::from_secs(5);
+
+/// What is remembered of a domain is written anew this often; a commit for each session would be for nothing.
+const REMEMBER_AGAIN: Duration = Duration::from_secs(86_400);
+
+impl Attempt<'_> {
+    /// Tries one host for all pending rows. Rows that get an outcome are settled; the others stay pending with what the
+    /// host said.
+    pub(super) fn at_host(
+        &mut self,
+        walk: &mut Walk,
+        mut host: ReadyHost,
+        began: Instant,
+        quitting: &mut Vec<Session>,
+    ) {
+        let name = host.name.to_string();
+        self.running.at_host(&name, None);
+        let mut scene = Scene {
+            host: name.clone(),
+            both_families: host.both_families,
+            ..Scene::default()
+        };
+        let requirement = match self.require(walk, &host) {
+            Ok(requirement) => requirement,
+            Err(failure) => {
+                // Not dialled, and it never will be while that holds (STS-8, DANE-3).
+                let here = std::mem::take(&mut self.pending);
+                return self.host_failed(here, failure, scene);
+            }
+        };
+        scene.tls_policy = requirement.to_string();
+        let deliver = &self.config.deliver;
+        let helo = deliver.helo.as_ref().unwrap_or(&self.config.hostname);
+        let key = Key {
+            host: host.name.clone(),
+            port: host.port,
+            tls: requirement.conditions.clone(),
+            sources: deliver.source_addresses.clone(),
+            helo: helo.to_string(),
+        };
+        // DV-12, DV-17: after a failure the other family is wanted, and not the session that is at hand.
+        let retried = !self.running.rows[0].dialled.is_empty();
+        let mut usable = host.addresses.clone();
+        usable.retain(|ip| !retried || ip.is_ipv4() == host.addresses[0].is_ipv4());
+        let place = self
+            .parts
+            .pools
+            .place(&key, &usable, &self.config, SLOT_PATIENCE);
+        let Some(mut place) = place else {
+            self.no_slot();
+            return;
+        };
+        let mut options = Options {
+            helo: key.helo,
+            starttls: match requirement.conditions.encryption {
+                Encryption::Never => StartTls::Never,
+                Encryption::IfOffered => StartTls::IfOffered,
+                Encryption::Required => StartTls::Required,
+            },
+            // CL-2: HELO knows no SMTPUTF8.
+            helo_fallback: !self.pending.iter().any(|row| self.needs_utf8(*row)),
+            pipelining: deliver.pipelining,
+        };
+        let as_wanted = options.starttls;
+        let mut waiting = place.take();
+        let mut here = std::mem::take(&mut self.pending);
+        let mut began = began;
+        while !here.is_empty() {
+            let mut scene = scene.clone();
+            let (session, total) = match waiting.take() {
+                Some(session) => {
+                    scene.reused = true;
+                    scene.connect = began.elapsed();
+                    let total = self.limits.total(self.content.size()).min(self.end);
+                    (session, total)
+                }
+                None => {
+                    let opened = self.open(
+                        walk,
+                        &mut host,
+                        &requirement,
+                        &mut options,
+                        &mut scene,
+                        began,
+                    );
+                    match opened {
+                        Ok(opened) => opened,
+                        Err(failure) => return self.host_failed(here, failure, scene),
+                    }
+                }
+            };
+            let origin = session.origin().clone();
+            self.running.dialled(&[origin.address.ip()]);
+            self.running.at_host(&name, Some(origin.address));
+            scene.address = Some(origin.address);
+            scene.source = origin.source;
+            scene.tls = origin.level();
+            self.remember(&session, scene.tls);
+            let reused = scene.reused;
+            match self.carry(session, &requirement, &mut here, scene, total) {
+                After::Kept(session) => {
+                    // A session in clear that TLS was meant for is nobody else's (CL-25).
+                    let shared = options.starttls == as_wanted;
+                    self.put_away(session, place, shared, quitting);
+                    return;
+                }
+                After::Full(session) => session.quit(&self.limits),
+                After::Lost if reused => {}
+                After::Lost => {
+                    debug_assert!(here.is_empty());
+                    self.pending.append(&mut here);
+                    return;
+                }
+            }
+            began = Instant::now();
+        }
+    }
+
+    /// What the host's TLS must be; its failure if it is not to be dialled.
+    fn require(&self, walk: &mut Walk, host: &ReadyHost) -> Result<Requirement, Failure> {
+        let dane = if self.course.wants_dane() {
+            walk.tlsa(host)
+        } else {
+            DaneFacts::Insecure
+        };
+        let names = walk.names(host);
+        let result = self.course.host(&names, &dane);
+        if let (Err(failure), Some(domain)) = (&result, &self.domain)
+            && let Some((applied, kind)) = self.course.skipped(&names, &dane)
+        {
+            self.parts.tls.reports.seen(Seen {
+                domain: domain.clone(),
+                applied,
+                host: host.name.clone(),
+                address: None,
+                source: None,
+                result: Err(Fault {
+                    kind,
+                    text: failure.text.clone(),
+                }),
+            });
+        }
+        result
+    }
+
+    /// A session to this host on a fresh connection, and the limit of its first transaction.
+    fn open(
+        &mut self,
+        walk: &mut Walk,
+        host: &mut ReadyHost,
+        requirement: &Requirement,
+        options: &mut Options,
+        scene: &mut Scene,
+        mut began: Instant,
+    ) -> Result<(Session, Deadline), Failure> {
+        let mut redial: Option<(SocketAddr, Option<IpAddr>)> = None;
+        let context = self.context.clone();
+        loop {
+            let total = self.limits.total(self.content.size()).min(self.end);
+            let connection = match redial.take() {
+                None => walk.dial(host, total),
+                Some((address, source)) => self.dial_again(address, source, total),
+            };
+            self.running.dialled(walk.dialled());
+            scene.connect = began.elapsed();
+            let connection = connection?;
+            let (address, source) = (connection.address, connection.source);
+            (scene.address, scene.source) = (Some(address), source);
+            self.running.at_host(&scene.host, Some(address));
+            self.running.at(Stage::Greeting);
+            let connected = Instant::now();
+            let opened = Session::open(
+                connection,
+                &scene.host,
+                options.clone(),
+                Security {
+                    context: &context,
+                    requirement,
+                    handshake: self.config.tls.handshake_timeout.get(),
+                },
+                &self.limits,
+                total,
+            );
+            scene.session = connected.elapsed();
+            let not = match opened {
+                Ok(session) => {
+                    self.report(
+                        host,
+                        requirement,
+                        scene,
+                        session.origin().reached.as_deref(),
+                    );
+                    return match walk.check_greeting(host, session.greeting()) {
+                        Ok(()) => Ok((session, total)),
+                        Err(failure) => {
+                            session.drop_politely();
+                            Err(failure)
+                        }
+                    };
+                }
+                Err(not) => not,
+            };
+            let failure = not.why.failure(not.enhanced, self.relay);
+            if matches!(&not.why, Break::Said(broken) if broken.why == Why::Injection) {
+                // TLS-8
+                crate::log::Line::new("tls-injection")
+                    .key("qid", self.running.head.id)
+                    .key("relay", format!("{}[{}]", scene.host, address.ip()))
+                    .warn();
+            }
+            if not.over_tls && options.starttls != StartTls::Never {
+                self.report_failed(host, requirement, scene, not.reached.as_deref(), &failure);
+                if !requirement.fallback {
+                    return Err(match not.reached {
+                        // It has been judged, and says why.
+                        Some(_) => failure,
+                        None => requirement.explain(failure),
+                    });
+                }
+                // TLS-4: one redial in clear, in the same attempt.
+                crate::log::Line::new("tls-fallback")
+                    .key("qid", self.running.head.id)
+                    .key("relay", format!("{}[{}]", scene.host, address.ip()))
+                    .peer("text", &failure.text)
+                    .warn();
+                options.starttls = StartTls::Never;
+                redial = Some((address, source));
+                began = Instant::now();
+                continue;
+            }
+            if not.without_a_byte
+                && let Some(at) = host.addresses.iter().position(|ip| *ip == address.ip())
+                && at + 1 < host.addresses.len()
+            {
+                // DV-15: this address is dead, the next one may live.
+                host.addresses.drain(..=at);
+                began = Instant::now();
+                continue;
+            }
+            return Err(failure);
+        }
+    }
+
+    /// The same address once more, from the same source.
+    fn dial_again(
+        &self,
+        address: SocketAddr,
+        source: Option<IpAddr>,
+        total: Deadline,
+    ) -> Result<Connection, Failure> {
+        let deliver = &self.config.deliver;
+        let deadline = Deadline::after(deliver.dial_timeout.get()).min(total);
+        let source = deliver
+            .source_addresses
+            .iter()
+            .find(|own| Some(**own) == source);
+        Stream::connect(address, source.copied(), deadline)
+            .map(|stream| Connection {
+                source: stream.local().map(|local| local.ip()),
+                stream,
+                address,
+            })
+            .map_err(|error| super::outcome::redial_failure(address, &error))
+    }
+
+    /// TLS-5: raised as soon as it is seen, whatever becomes of the mail.
+    fn remember(&self, session: &Session, level: TlsLevel) {
+        let Some(domain) = &self.domain else { return };
+        let tls = &self.config.tls;
+        if level == TlsLevel::Plain || tls.memory == crate::config::TlsMemory::Off {
+            return;
+        }
+        let now = self.parts.clock.now();
+        let verified = level >= TlsLevel::Verified;
+        let requiretls = session.capabilities().requiretls;
+        let again = REMEMBER_AGAIN.min(tls.memory_age.get() / 4);
+        let known = |at: Option<Timestamp>| at.is_some_and(|at| now.since(at) < again);
+        let remembered = &self.remembered;
+        if known(remembered.encrypted)
+            && (!verified || known(remembered.verified))
+            && (!requiretls || known(remembered.requiretls))
+        {
+            return;
+        }
+        self.parts.store.note_tls(TlsSeen {
+            domain: domain.clone(),
+            at: now,
+            verified,
+            requiretls,
+            forget_before: now.minus(tls.memory_age.get()),
+        });
+    }
+
+    /// What a session says of the domain's policy.
+    fn report(
+        &self,
+        host: &ReadyHost,
+        requirement: &Requirement,
+        scene: &Scene,
+        reached: Option<&Reached>,
+    ) {
+        let plain = Reached::plain();
+        let result = report::of_session(requirement, reached.unwrap_or(&plain));
+        self.seen(host, requirement, scene, result);
+    }
+
+    /// The same of a session that came to nothing over TLS.
+    fn report_failed(
+        &self,
+        host: &ReadyHost,
+        requirement: &Requirement,
+        scene: &Scene,
+        reached: Option<&Reached>,
+        failure: &Failure,
+    ) {
+        let result = match reached {
+            Some(reached) => report::of_session(requirement, reached),
+            None => Err(Fault {
+                kind: if failure.status == crate::policy::tls::NOT_OFFERED {
+                    report::Kind::StartTlsNotSupported
+                } else {
+                    report::Kind::ValidationFailure
+                },
+                text: failure.text.clone(),
+            }),
+        };
+        self.seen(host, requirement, scene, result);
+    }
+
+    fn seen(
+        &self,
+        host: &ReadyHost,
+        requirement: &Requirement,
+        scene: &Scene,
+        result: Result<(), Fault>,
+    ) {
+        let Some(domain) = &self.domain else { return };
+        self.parts.tls.reports.seen(Seen {
+            domain: domain.clone(),
+            applied: requirement.applied.clone(),
+            host: host.name.clone(),
+            address: scene.address.map(|address| address.ip()),
+            source: scene.source,
+            result,
+        });
+    }
+
+    /// All slots of the host are taken: its limit, so no attempt (RT-7); unless another host has been tried.
+    fn no_slot(&mut self) {
+        let (tried, untried): (Vec<usize>, Vec<usize>) = std::mem::take(&mut self.pending)
+            .into_iter()
+            .partition(|row| !self.failures[*row].is_empty());
+        self.pending = tried;
+        let due = self.parts.clock.now().plus(SLOT_AGAIN);
+        let untried = self.running.take(&untried);
+        give_back(self.parts, self.running, &untried, due);
+    }
+
+    fn put_away(&self, session: Session, place: Place, shared: bool, quitting: &mut Vec<Session>) {
+        let more = session.may_carry_more(&self.config.deliver);
+        if shared && more && !self.config.deliver.idle_session.get().is_zero() {
+            place.keep(session);
+        } else {
+            quitting.push(session);
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! TLS toward other hosts: one handshake says what was reached. Judges nothing.
+//!
+//! [`handshake`] takes the conditions that `policy::tls` made, because it has to know what to compare with: the name for
+//! SNI, the names a certificate may have, the TLSA records. It refuses no certificate. What it found out is a
+//! [`Reached`]; whether that is enough is for `Requirement::judge`, before another octet is sent.
+//!
+//! - [`stream`]: the session under deadlines.
+//! - [`names`]: whether a certificate is for a name (TLS-11).
+//! - [`dane`]: whether a chain matches TLSA records (DANE-5).
+//!
+//! The `openssl` crate and not native-tls, because the chain and the result of its verification must be had without
+//! failing. HTTPS (MTA-STS, reports) is native-tls's, in its own modules; listeners will be too.
+
+pub mod dane;
+pub mod names;
+mod spki;
+mod stream;
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use openssl::error::ErrorStack;
+use openssl::ssl::{
+    Ssl, SslContext, SslContextBuilder, SslMethod, SslMode, SslOptions, SslRef,
+    SslSessionCacheMode, SslVerifyMode, SslVersion,
+};
+use openssl::x509::{X509, X509VerifyResult};
+
+use super::deadline::Deadline;
+use super::socket::Socket;
+use crate::config::{self, Config, TlsVersion};
+use crate::policy::tls::report::Kind;
+use crate::policy::tls::{Conditions, Fault, Reached};
+
+pub(super) use stream::Tls;
+
+/// OpenSSL's security level for chains (SSL_CTX_set_security_level(3)): what Debian asks for everywhere, 112 bits.
+const CHAIN_LEVEL: i32 = 2;
+
+/// What sessions share: versions, options, the authorities that are believed. Holds no sessions and no keys.
+#[derive(Clone)]
+pub struct Context(Arc<Pair>);
+
+struct Pair {
+    /// For sessions that may be with anybody.
+    lenient: SslContext,
+    /// For sessions that somebody asked a proof of.
+    strict: SslContext,
+}
+
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Context")
+    }
+}
+
+impl Context {
+    /// Reads `ca_file`, or finds the system's store.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub fn new(tls: &config::Tls) -> Result<Context, String> {
+        let build = |lenient| {
+            context(tls, lenient).map_err(|error| match &tls.ca_file {
+                Some(path) => format!("tls.ca_file {}: {error}", path.display()),
+                None => format!("TLS cannot be set up: {error}"),
+            })
+        };
+        Ok(Context(Arc::new(Pair {
+            lenient: build(true)?.build(),
+            strict: build(false)?.build(),
+        })))
+    }
+}
+
+fn context(tls: &config::Tls, lenient: bool) -> Result<SslContextBuilder, ErrorStack> {
+    let mut context = SslContext::builder(SslMethod::tls_client())?;
+    // The result is looked at afterwards; nothing is refused in the handshake itself.
+    context.set_verify(SslVerifyMode::NONE);
+    if lenient {
+        // RFC 7435: any protection is better than the clear text that would be used otherwise, so no key size or
+        // signature is refused (TLS-2).
+        context.set_security_level(0);
+    }
+    // What such a session proves is another matter: the level reached must not rest on weak signatures.
+    context.verify_param_mut().set_auth_level(CHAIN_LEVEL);
+    // Versions before 1.2 are obsolete (RFC 8996).
+    context.set_min_proto_version(Some(match tls.min_version {
+        TlsVersion::Tls12 => SslVersion::TLS1_2,
+        TlsVersion::Tls13 => SslVersion::TLS1_3,
+    }))?;
+    match &tls.ca_file {
+        Some(path) => context.set_ca_file(path)?,
+        None => context.set_default_verify_paths()?,
+    }
+    // TLS-10. OpenSSL's own limit for certificate messages is the 100 KiB that are asked for.
+    context.set_session_cache_mode(SslSessionCacheMode::OFF);
+    context.set_options(
+        SslOptions::NO_TICKET
+            | SslOptions::NO_RENEGOTIATION
+            | SslOptions::NO_COMPRESSION
+            // Many servers close without close_notify. SMTP frames its replies itself, so that a cut is seen.
+            | SslOptions::IGNORE_UNEXPECTED_EOF,
+    );
+    context.set_mode(
+        SslMode::ENABLE_PARTIAL_WRITE
+            | SslMode::ACCEPT_MOVING_WRITE_BUFFER
+            | SslMode::AUTO_RETRY
+            | SslMode::RELEASE_BUFFERS,
+    );
+    // One system call for a record instead of two.
+    context.set_read_ahead(true);
+    Ok(context)
+}
+
+/// The context of the configuration in force, made again when it changes: a reload reads `ca_file` anew (CFG-5).
+#[derive(Debug, Default)]
+pub(super) struct Kept(Mutex<Option<(Arc<Config>, Context)>>);
+
+impl Kept {
+    /// The context under this configuration.
+    pub(super) fn context(&self, config: &Arc<Config>) -> Result<Context, String> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, context)) = &*kept
+            && Arc::ptr_eq(of, config)
+        {
+            return Ok(context.clone());
+        }
+        // Under the lock: whoever comes meanwhile needs the same.
+        let context = Context::new(&config.tls)?;
+        *kept = Some((Arc::clone(config), context.clone()));
+        Ok(context)
+    }
+}
+
+/// The client's handshake, and what it reached under `conditions`.
+///
+/// # Errors
+/// `TimedOut`; `InvalidData` with the reason; `UnexpectedEof` when the peer closes.
+pub(super) fn handshake(
+    socket: Socket,
+    context: &Context,
+    conditions: &Conditions,
+    deadline: Deadline,
+) -> io::Result<(Tls, Reached)> {
+    // RFC 3207 §4.2, TLS-8: the server waits for our ClientHello, so whatever is here already was put in by another.
+    if socket.has_unread() {
+        return Err(stream::invalid("data before the TLS handshake".to_string()));
+    }
+    let asked = conditions.by_name || conditions.by_dane;
+    let mut ssl = Ssl::new(if asked {
+        &context.0.strict
+    } else {
+        &context.0.lenient
+    })?;
+    if let Some(name) = &conditions.sni {
+        ssl.set_hostname(name.as_str())?; // TLS-14
+    }
+    let tls = Tls::connect(ssl, socket, deadline)?;
+    let reached = reached(tls.ssl(), conditions);
+    Ok((tls, reached))
+}
+
+/// What the handshake says under `conditions`.
+fn reached(ssl: &SslRef, conditions: &Conditions) -> Reached {
+    let chain: Vec<X509> = ssl
+        .peer_cert_chain()
+        .map(|chain| chain.iter().map(|cert| cert.to_owned()).collect())
+        .unwrap_or_default();
+    let cipher = ssl.current_cipher().map_or("", |cipher| cipher.name());
+    Reached {
+        encrypted: true,
+        name: verified(ssl.verify_result(), &chain, conditions),
+        dane: conditions
+            .dane
+            .as_ref()
+            .map(|set| dane::matches(set, &chain)),
+        protocol: format!("{} {cipher}", ssl.version_str()),
+    }
+}
+
+/// TLS-11: a chain to an authority that is believed, in date, and a name in subjectAltName.
+fn verified(
+    result: X509VerifyResult,
+    chain: &[X509],
+    conditions: &Conditions,
+) -> Result<(), Fault> {
+    // Without a certificate the result says nothing.
+    let Some(leaf) = chain.first() else {
+        return Err(Fault {
+            kind: Kind::ValidationFailure,
+            text: "the peer has no certificate".to_string(),
+        });
+    };
+    if result != X509VerifyResult::OK {
+        return Err(chain_fault(result));
+    }
+    if !names::is_for(leaf, &conditions.names) {
+        return Err(names::mismatch(leaf, &conditions.names));
+    }
+    Ok(())
+}
+
+/// What OpenSSL says of a chain, as a fault.
+fn chain_fault(result: X509VerifyResult) -> Fault {
+    // X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
+    let kind = match result.as_raw() {
+        9 | 10 => Kind::CertificateExpired,
+        _ => Kind::CertificateNotTrusted,
+    };
+    Fault {
+        kind,
+        text: result.error_string().to_string(),
+    }
+}
