@@ -4,7 +4,7 @@
 //! least pace, replies must be read, and all of it together has a limit too (IN-11, IN-12).
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use super::accept::{Client, Envelope, Incoming, Intake, check_sender};
@@ -144,13 +144,30 @@ impl Input {
     }
 
     fn read(&mut self, stream: &mut Stream, deadline: Deadline) -> io::Result<usize> {
+        let n = stream.read(self.room(), deadline)?;
+        self.end += n;
+        Ok(n)
+    }
+
+    /// `None`: `other` can be read.
+    fn read_or(
+        &mut self,
+        stream: &mut Stream,
+        other: BorrowedFd<'_>,
+        deadline: Deadline,
+    ) -> io::Result<Option<usize>> {
+        let n = stream.read_or(self.room(), other, deadline)?;
+        self.end += n.unwrap_or(0);
+        Ok(n)
+    }
+
+    /// Where more can be read to.
+    fn room(&mut self) -> &mut [u8] {
         if self.start > 0 {
             self.buffer.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
         }
-        let n = stream.read(&mut self.buffer[self.end..], deadline)?;
-        self.end += n;
-        Ok(n)
+        &mut self.buffer[self.end..]
     }
 }
 
@@ -223,16 +240,12 @@ impl Conversation<'_> {
     /// Reads more of a command. Before it waits, all replies go out: in one write if the client pipelined.
     fn read_command(&mut self, deadline: Deadline) -> Result<(), End> {
         self.flush()?;
-        let (_, stopped) = self
-            .stream
-            .wait_or(self.place.stops.stopping.as_fd(), deadline)?;
-        if stopped {
-            return Err(End::Stopping);
-        }
-        match self.input.read(&mut self.stream, deadline)? {
+        let stopping = self.place.stops.stopping.as_fd();
+        match self.input.read_or(&mut self.stream, stopping, deadline)? {
+            None => Err(End::Stopping),
             // IN-29: what it said before was answered.
-            0 => Err(End::Gone),
-            _ => Ok(()),
+            Some(0) => Err(End::Gone),
+            Some(_) => Ok(()),
         }
     }
 

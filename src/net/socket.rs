@@ -21,6 +21,9 @@ use super::deadline::Deadline;
 /// How long a blocking read waits in the kernel before `poll` with the exact deadline takes over.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 
+/// The same for clients that connected to us: so long a stop may go unnoticed by [`Socket::read_or`].
+const FIRST_WAIT_OF_CLIENT: Duration = Duration::from_millis(100);
+
 /// A connected socket.
 #[derive(Debug)]
 pub(super) enum Socket {
@@ -35,13 +38,13 @@ impl Socket {
     pub(super) fn from_tcp(tcp: TcpStream) -> io::Result<Socket> {
         let peer = tcp.peer_addr()?;
         tcp.set_nodelay(true)?;
-        tcp.set_read_timeout(Some(FIRST_WAIT))?;
+        tcp.set_read_timeout(Some(FIRST_WAIT_OF_CLIENT))?;
         Ok(Socket::Tcp(tcp, peer))
     }
 
     /// A Unix connection.
     pub(super) fn from_unix(unix: UnixStream) -> io::Result<Socket> {
-        unix.set_read_timeout(Some(FIRST_WAIT))?;
+        unix.set_read_timeout(Some(FIRST_WAIT_OF_CLIENT))?;
         Ok(Socket::Unix(unix))
     }
 
@@ -70,6 +73,36 @@ impl Socket {
         match self {
             Socket::Tcp(tcp, _) => tcp.local_addr().ok(),
             Socket::Unix(_) => None,
+        }
+    }
+
+    /// Reads at least one byte, or 0 at the end; `None` when `other` can be read. What comes at once costs one system
+    /// call; `other` is looked at after that.
+    pub(super) fn read_or(
+        &self,
+        buf: &mut [u8],
+        other: BorrowedFd<'_>,
+        deadline: Deadline,
+    ) -> io::Result<Option<usize>> {
+        let mut flags = MsgFlags::empty();
+        if deadline.remaining()? < FIRST_WAIT_OF_CLIENT {
+            flags = MsgFlags::MSG_DONTWAIT;
+        }
+        loop {
+            match recv(self.raw(), buf, flags) {
+                Ok(n) => return Ok(Some(n)),
+                Err(Errno::EAGAIN) => {
+                    let (_, theirs) = self.poll_with(other, deadline)?;
+                    if theirs {
+                        return Ok(None);
+                    }
+                }
+                Err(Errno::EINTR) => {
+                    deadline.remaining()?;
+                }
+                Err(e) => return Err(e.into()),
+            }
+            flags = MsgFlags::MSG_DONTWAIT;
         }
     }
 

@@ -147,6 +147,26 @@ impl Stream {
         }
     }
 
+    /// Reads at least one byte, or 0 at the end of the stream; `None` when `other` can be read instead. A client's bytes
+    /// that come at once are read before `other` is looked at.
+    ///
+    /// # Errors
+    /// `TimedOut` at the deadline.
+    pub fn read_or(
+        &mut self,
+        buf: &mut [u8],
+        other: BorrowedFd<'_>,
+        deadline: Deadline,
+    ) -> io::Result<Option<usize>> {
+        if let Layer::Plain(socket) = &self.0 {
+            return socket.read_or(buf, other, deadline);
+        }
+        match self.wait_or(other, deadline)? {
+            (_, true) => Ok(None),
+            _ => self.read(buf, deadline).map(Some),
+        }
+    }
+
     /// Ends our side of the connection: the peer reads what was written, and then the end. Reading goes on.
     ///
     /// # Errors
