@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, TryRecvError, select_biased};
 use rusqlite::{Connection, OptionalExtension, params};
@@ -27,6 +27,9 @@ const GROUP_REQUESTS: usize = 256;
 
 /// Most bytes of content in one transaction, but for a single larger request (ST-16).
 const GROUP_BYTES: usize = 8 << 20;
+
+/// Longest wait for more requests before a commit, when the one before it held several.
+const GATHER: Duration = Duration::from_millis(1);
 
 /// Destination ids remembered; a miss costs one seek.
 const KNOWN_DESTINATIONS: usize = 10_000;
@@ -51,6 +54,8 @@ pub(super) struct Writer<'c> {
     /// Rows of our own notifications that ended undelivered in this transaction, and how many were withheld.
     pub(super) lost: Vec<i64>,
     pub(super) withheld: u64,
+    /// See [`gather`].
+    gather: Duration,
 }
 
 /// What a group came to.
@@ -99,6 +104,7 @@ impl<'c> Writer<'c> {
             next_notice: i64::MAX,
             lost: Vec::new(),
             withheld: 0,
+            gather: Duration::ZERO,
         })
     }
 
@@ -132,6 +138,9 @@ impl<'c> Writer<'c> {
             };
             let mut jobs = Vec::new();
             let mut closing = self.take(first, &mut jobs);
+            if !closing && !self.gather.is_zero() {
+                std::thread::sleep(self.gather);
+            }
             let mut bytes = jobs.first().map_or(0, |job| job.op.weight());
             while !closing && jobs.len() < GROUP_REQUESTS && bytes < GROUP_BYTES {
                 match requests.try_recv() {
@@ -266,8 +275,9 @@ impl<'c> Writer<'c> {
         if let Some(ids) = reserved {
             self.shared.ids.add(ids);
         }
-        self.shared
-            .committed(self.tally, jobs.len(), began.elapsed());
+        let took = began.elapsed();
+        self.gather = gather(jobs.len(), took);
+        self.shared.committed(self.tally, jobs.len(), took);
         self.shared.notice_due(self.next_notice);
         self.count_notices();
         Ok(Outcome::Committed(answers))
@@ -479,6 +489,16 @@ impl<'c> Writer<'c> {
             }
         }
     }
+}
+
+/// How long the next group is gathered before it is begun. Where requests come one at a time each is committed at once;
+/// where several came together, their senders are busy and will be back soon, and to wait a part of the time that a
+/// commit takes here makes fewer commits of more requests.
+fn gather(requests: usize, took: Duration) -> Duration {
+    if requests < 2 {
+        return Duration::ZERO;
+    }
+    (took / 2).min(GATHER)
 }
 
 fn stand(gate: &Gate) {
