@@ -7,6 +7,7 @@
 //!
 //! Nothing here remembers single messages. What a worker does not take, or a crash cuts off, is in the store.
 
+mod anteroom;
 mod batch;
 pub mod blocks;
 mod driver;
@@ -161,6 +162,12 @@ impl Dispatcher {
     /// paused, and no older mail of it is due. With it the claim goes into the accepting commit (design.md 5).
     pub fn reserve(&self, destination: &DestinationKey) -> Option<Permit> {
         self.shared.reserve(destination)
+    }
+
+    /// The same for a session that can wait some milliseconds: if all slots of a quick destination are taken, one that
+    /// comes back.
+    pub fn reserve_soon(&self, destination: &DestinationKey) -> Option<Permit> {
+        self.shared.reserve_soon(destination)
     }
 
     /// Hands a transaction that was claimed in its accepting commit to a worker.

@@ -190,6 +190,15 @@ impl Schedule {
             && self.turns.reserve(key)
     }
 
+    /// Whether slots of the destination come back and may be given to others: it has some, and nothing blocks it.
+    pub fn is_served(&self, key: &DestinationKey, now: Timestamp) -> bool {
+        !self.reload
+            && self.wait.is_none()
+            && self.blocks.next_end().is_none_or(|end| end > now)
+            && self.blocks.lets_through(key)
+            && self.turns.is_active(key)
+    }
+
     /// A slot comes back, with what was learned of the destination. Windows that learn (SC-5) and destinations that
     /// are dead (SC-7) will begin here; so far it is only remembered.
     pub fn release(&mut self, key: &DestinationKey, feedback: Option<Feedback>) {

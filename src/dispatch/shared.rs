@@ -5,9 +5,11 @@
 //! rings seldom.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 
+use super::anteroom::{Anteroom, PATIENCE};
 use super::permit::{Feedback, Permit, Transaction};
 use super::schedule::Schedule;
 use super::{DestinationSnapshot, Snapshot, Wake};
@@ -32,6 +34,7 @@ pub(super) struct State {
     pub(super) schedule: Schedule,
     /// To the workers; `None` once dispatch has stopped.
     out: Option<Sender<Transaction>>,
+    anteroom: Anteroom,
     /// Since the thread sleeps: until when. `None` while it is awake.
     asleep: Option<Option<Timestamp>>,
     pub(super) stopping: bool,
@@ -57,6 +60,7 @@ impl Shared {
             state: Mutex::new(State {
                 schedule,
                 out: Some(out),
+                anteroom: Anteroom::default(),
                 asleep: None,
                 stopping: false,
             }),
@@ -87,10 +91,47 @@ impl Shared {
         reserved.then(|| Permit::new(self, destination))
     }
 
-    pub(super) fn release(&self, destination: &DestinationKey, feedback: Option<Feedback>) {
+    pub(super) fn reserve_soon(self: &Arc<Self>, destination: &DestinationKey) -> Option<Permit> {
+        let now = self.clock.now();
+        let seat = {
+            let mut state = self.lock();
+            if state.stopping {
+                return None;
+            }
+            if state.schedule.reserve(destination, now) {
+                drop(state);
+                return Some(Permit::new(self, destination));
+            }
+            if !state.schedule.is_served(destination, now) {
+                return None;
+            }
+            state.anteroom.take_seat(destination, now)?
+        };
+        seat.wait(PATIENCE).or_else(|| {
+            self.lock().anteroom.leave(destination, &seat);
+            // Called at the last moment? A call that comes later still gives its slot back with the seat.
+            seat.wait(Duration::ZERO)
+        })
+    }
+
+    pub(super) fn release(
+        self: &Arc<Self>,
+        destination: &DestinationKey,
+        feedback: Option<Feedback>,
+    ) {
+        let now = self.clock.now();
         let mut state = self.lock();
         state.schedule.release(destination, feedback);
+        let seat = state.anteroom.came_back(destination, now);
+        let called = seat.filter(|_| state.schedule.reserve(destination, now));
+        if called.is_some() {
+            state.anteroom.next(destination);
+        }
         self.ring(&mut state);
+        drop(state);
+        if let Some(seat) = called {
+            seat.call(Permit::new(self, destination));
+        }
     }
 
     /// Sends transactions to the workers; what cannot be sent comes back.

@@ -179,6 +179,13 @@ impl Turns {
         true
     }
 
+    /// Whether this destination has transactions in flight, so that slots of it come back.
+    pub fn is_active(&self, key: &DestinationKey) -> bool {
+        self.entries
+            .get(key)
+            .is_some_and(|entry| entry.in_flight > 0)
+    }
+
     /// Gives a slot back.
     pub fn release(&mut self, key: &DestinationKey, feedback: Option<Feedback>) {
         if let Some(push_back) = feedback.and_then(|feedback| feedback.push_back)

@@ -393,14 +393,16 @@ impl Incoming<'_> {
                 claim: None,
             });
         }
+        // A message for many groups would wait many times.
+        let alone = groups.len() == 1;
         for ((transport, destination), group) in groups {
             let claim = group.usable
                 && group.members.len() <= config.limits.recipients
                 && plan.claimed.len() < MAX_CLAIMED_GROUPS;
-            let permit = if claim {
-                self.intake.dispatcher.reserve(&destination)
-            } else {
-                None
+            let permit = match claim {
+                true if alone => self.intake.dispatcher.reserve_soon(&destination),
+                true => self.intake.dispatcher.reserve(&destination),
+                false => None,
             };
             match permit {
                 Some(permit) => plan.claim(config, head, transport, destination, &group, permit),
