@@ -13,7 +13,7 @@
 //! - [`config`] turns `posthaste.toml` into a typed [`config::Config`].
 //! - [`message`] is the envelope, the queue id, and the headers we add.
 //! - [`smtp`] is the grammar and the state machines of both sides: bytes in, bytes out; no socket, clock or log.
-//! - [`clock`] and [`log`] are used by all of the above except `smtp`.
+//! - [`clock`], [`log`] and [`metrics`] are used by all of the above except `smtp`.
 
 pub mod clock;
 pub mod config;
@@ -23,6 +23,7 @@ pub mod dispatch;
 pub mod front;
 pub mod log;
 pub mod message;
+pub mod metrics;
 pub mod net;
 pub mod policy;
 pub mod smtp;

@@ -1,14 +1,16 @@
 //! What the control socket and the signals ask of the daemon as a whole: reload, stop, summary.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::events::{Ask, Asking};
 use crate::config::{Config, ConfigError, Listen, ListenAddress, Live};
 use crate::delivery::{Doing, Workers};
-use crate::dispatch::{Dispatcher, Wake};
+use crate::dispatch::{DestinationSnapshot, Dispatcher, Wake};
 use crate::front::control::{self, Reloaded};
 use crate::front::listener::{Bound, Front};
 use crate::log::{Line, Log};
+use crate::metrics::{Kind, Text};
 use crate::store::{self, Store};
 
 /// Where a reload takes its configuration from.
@@ -37,6 +39,7 @@ pub(super) struct Host {
     pub asking: Asking,
     pub source: Source,
     pub log: Option<Log>,
+    pub panics: Arc<AtomicU64>,
     /// Reloads come from several threads and go one after the other.
     pub reloading: Mutex<()>,
 }
@@ -234,6 +237,65 @@ impl control::Host for Host {
 
     fn running(&self) -> Vec<Doing> {
         self.workers.registry().doing()
+    }
+
+    fn gauges(&self, text: &mut Text) {
+        let going = self.dispatcher.snapshot();
+        text.one(
+            "in_flight",
+            Kind::Gauge,
+            "Transactions under way.",
+            going.in_flight,
+        );
+        text.one(
+            "workers",
+            Kind::Gauge,
+            "Transactions that may be under way at once.",
+            going.workers,
+        );
+        text.one(
+            "sessions",
+            Kind::Gauge,
+            "Sessions of clients that hand in mail.",
+            self.sessions(),
+        );
+        let name = "destinations";
+        text.family(
+            name,
+            Kind::Gauge,
+            "Destinations with transactions under way, and with due mail that waits for a slot.",
+        );
+        let in_flight = |one: &&DestinationSnapshot| one.in_flight > 0;
+        let waiting = |one: &&DestinationSnapshot| one.waits;
+        let active = going.destinations.iter();
+        text.sample(
+            name,
+            &[("state", "in-flight")],
+            active.clone().filter(in_flight).count(),
+        );
+        text.sample(
+            name,
+            &[("state", "waiting")],
+            active.filter(waiting).count(),
+        );
+        text.one(
+            "pauses",
+            Kind::Gauge,
+            "Pauses in force.",
+            going.pauses.len(),
+        );
+        text.one(
+            "panics_total",
+            Kind::Counter,
+            "Panics of threads, each contained or the end.",
+            self.panics.load(Ordering::Relaxed),
+        );
+        text.one(
+            "log_lost_total",
+            Kind::Counter,
+            "Log lines that found no room.",
+            self.log.as_ref().map_or(0, Log::lost),
+        );
     }
 
     fn facts(&self) -> Vec<(&'static str, String)> {

@@ -17,6 +17,7 @@ mod running;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::clock::Clock;
 use crate::config::{Config, LogTo};
@@ -75,13 +76,15 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
     process::leave_directory()?;
 
     let log = Log::start(&config.log)?;
-    log_panics();
+    let panics = Arc::default();
+    log_panics(Arc::clone(&panics));
     let keep_stderr = config.log.to == LogTo::Stderr;
     let setup = Setup {
         clock: Clock::system(),
         source: source(file, args.foreground),
         fatal: fatal(Some(log.clone())),
         log: Some(log.clone()),
+        panics,
     };
     let daemon = Daemon::start(config, doors, setup)?;
     signals.listen(daemon.asking())?;
@@ -132,8 +135,9 @@ fn source(file: PathBuf, foreground: bool) -> Source {
 
 /// A panic is one line of the log wherever it happens; what becomes of its thread is decided there (PRC-3). Without this
 /// it would be words on a standard error that is /dev/null.
-fn log_panics() {
-    std::panic::set_hook(Box::new(|info| {
+fn log_panics(count: Arc<AtomicU64>) {
+    std::panic::set_hook(Box::new(move |info| {
+        count.fetch_add(1, Ordering::Relaxed);
         let payload = info.payload();
         let words = payload.downcast_ref::<&str>().copied();
         let words = words.or_else(|| payload.downcast_ref::<String>().map(String::as_str));

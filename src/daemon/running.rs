@@ -2,6 +2,7 @@
 
 use std::net::{Ipv6Addr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -41,6 +42,8 @@ pub struct Setup {
     pub fatal: Fatal,
     /// The log, where it is ours to reconfigure.
     pub log: Option<Log>,
+    /// Panics so far, counted by whoever hears of them.
+    pub panics: Arc<AtomicU64>,
 }
 
 /// Sockets that are bound before root is given up.
@@ -116,6 +119,7 @@ impl Daemon {
             source,
             fatal,
             log,
+            panics,
         } = setup;
         let failed = |what: &'static str| move |error| Error::System(format!("{what}: {error}"));
 
@@ -158,6 +162,7 @@ impl Daemon {
             asking,
             source,
             log,
+            panics,
             reloading: Mutex::new(()),
         });
         let control_path = doors.control.path().to_owned();

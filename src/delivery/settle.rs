@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::dispatch::Wake;
 use crate::log::Line;
 use crate::message::RecipientId;
+use crate::metrics::Fault;
 use crate::policy::failure::{Attempt, Cause, Failure, Scope, Stage, TlsLevel, Verdict};
 use crate::policy::notice;
 use crate::policy::retry::{Course, Ended, Terms};
@@ -124,6 +125,7 @@ pub(super) fn settle(parts: &Parts, running: &Running, happened: Vec<Happened>) 
             Some(outcome) => add(outcome),
             None => return,
         }
+        count(parts, &settlement);
     }
     given_back.sort_by(|a, b| (a.1, &a.2).cmp(&(b.1, &b.2)));
     for group in given_back.chunk_by(|a, b| (a.1, &a.2) == (b.1, &b.2)) {
@@ -147,6 +149,28 @@ pub(super) fn settle(parts: &Parts, running: &Running, happened: Vec<Happened>) 
     due.dedup();
     for (destination, at) in due {
         (parts.wake)(Wake::Due(destination, at));
+    }
+}
+
+/// OBS-5: attempts that are on disk.
+fn count(parts: &Parts, settlement: &Settlement) {
+    for Outcome {
+        verdict, attempt, ..
+    } in &settlement.outcomes
+    {
+        let result = match verdict {
+            Verdict::Delivered => "delivered",
+            Verdict::Deferred { .. } => "deferred",
+            Verdict::Failed => "failed",
+            Verdict::Expired => "expired",
+            Verdict::Held => "held",
+        };
+        let fault = match attempt.cause {
+            None => Fault::NONE,
+            Some(cause) => Fault::of(cause, attempt.code),
+        };
+        let metrics = parts.store.metrics();
+        metrics.attempt(result, fault, &attempt.transport);
     }
 }
 

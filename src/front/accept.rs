@@ -61,6 +61,14 @@ pub struct Envelope {
     pub bare_newline: BareNewline,
 }
 
+/// The kind of door that this came through, as metrics name it.
+pub fn door(origin: Origin) -> &'static str {
+    match origin {
+        Origin::Ip(_) => "smtp",
+        Origin::Uid(_) => "unix",
+    }
+}
+
 /// What all doors share. One for the daemon, in an `Arc`.
 pub struct Intake {
     config: Live,
@@ -97,6 +105,13 @@ impl Intake {
             clock,
             memory: Memory::default(),
         }
+    }
+
+    /// A command was refused before there was a message.
+    pub(super) fn count_refused(&self, origin: Origin, code: u16) {
+        self.store
+            .metrics()
+            .rejected(door(origin), &code.to_string());
     }
 
     /// The configuration in force now.
@@ -233,8 +248,13 @@ impl Incoming<'_> {
     /// [`Refusal`]; it is in the log already.
     pub fn finish(mut self, odd: Oddities) -> Result<QueueId, Refusal> {
         let result = self.queue(odd);
-        if let Err(refusal) = &result {
-            self.log_refusal(refusal);
+        let metrics = self.intake.store.metrics();
+        match &result {
+            Ok(_) => metrics.accepted(door(self.client.origin), &self.client.caller),
+            Err(refusal) => {
+                metrics.rejected(door(self.client.origin), refusal.name());
+                self.log_refusal(refusal);
+            }
         }
         result
     }

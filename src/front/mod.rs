@@ -5,6 +5,7 @@ pub mod control;
 mod limits;
 pub mod listener;
 mod memory;
+pub mod metrics;
 pub mod notices;
 pub mod refusal;
 mod relay;

@@ -51,6 +51,26 @@ impl Refusal {
         }
     }
 
+    /// As metrics name it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Refusal::SenderDisabled => "sender-disabled",
+            Refusal::NoRecipients => "no-recipients",
+            Refusal::OutOfMemory => "memory",
+            Refusal::TooLarge => "size",
+            Refusal::Header(_) => "header",
+            Refusal::TooManyHops => "hops",
+            Refusal::BareLf => "bare-lf",
+            Refusal::BareCr => "bare-cr",
+            Refusal::Nul => "nul",
+            Refusal::Store(StoreError::Full(_)) => "full",
+            Refusal::Store(StoreError::OverLimit) => "limit",
+            Refusal::Store(StoreError::Busy) => "busy",
+            Refusal::Store(StoreError::Closed) => "closing",
+            Refusal::Store(_) => "store",
+        }
+    }
+
     /// As SMTP says it.
     pub fn answer(&self) -> Answer {
         match self {

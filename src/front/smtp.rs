@@ -410,6 +410,7 @@ fn log_refused(place: &Place<'_>, session: &Session, line: Option<Line<'_>>, ans
 }
 
 fn refused_line(place: &Place<'_>, session: &Session, answer: &Answer) -> LogLine {
+    place.intake.count_refused(place.origin, answer.code());
     let line = LogLine::of_client("rejected", place.origin)
         .key("listen", &place.listen.name)
         .key("caller", &place.caller)

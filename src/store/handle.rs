@@ -76,6 +76,7 @@ impl Inner {
                 .recover(settings.in_doubt)
                 .map_err(|fault| OpenError::System(fault.into_answer().to_string()))?
         };
+        shared.metrics.orphans(recovery.orphan_chunks);
         let readers = Readers::open(&files.database)?;
         let (gates, asked) = bounded(1);
         let checkpointer = Checkpointer {
@@ -148,6 +149,11 @@ impl Inner {
         if let Ok((job, _)) = self.job(op) {
             let _ = self.requests.try_send(job);
         }
+    }
+
+    /// Requests that the writer has not begun.
+    pub(super) fn behind(&self) -> usize {
+        self.requests.len()
     }
 
     fn job(&self, op: Op) -> Result<(Job, Waiter), StoreError> {

@@ -70,6 +70,7 @@ use std::sync::Arc;
 
 use crate::clock::{Clock, Timestamp};
 use crate::message::QueueId;
+use crate::metrics::Metrics;
 use crate::smtp::address::Domain;
 use change::{ChangeStep, Ended, Hit};
 use due::Damaged;
@@ -424,12 +425,18 @@ impl Store {
             oldest: self.inner.readers.read(list::oldest)?,
             commits,
             requests,
+            behind: self.inner.behind() as u64,
             wal_bytes: checkpoint::wal_size(&self.inner.wal),
             free_bytes: free,
             notices_lost,
             notices_withheld,
             commit_time,
         })
+    }
+
+    /// The counters of this run. They live here because every part that counts something has the store.
+    pub fn metrics(&self) -> &Metrics {
+        &self.inner.shared.metrics
     }
 
     /// Looks for what should not be (ST-18): every named invariant and SQLite's `integrity_check`, or only the `quick`
@@ -532,6 +539,7 @@ impl Store {
         message: Option<NewMessage>,
         share: Option<(String, crate::config::Rate)>,
     ) -> Result<bool, StoreError> {
+        let tells = message.is_some();
         let message = message.map(enqueue_inline).transpose()?;
         let answer = self.inner.ask(Op::Notice(notice::SendNotice {
             id,
@@ -540,7 +548,11 @@ impl Store {
             message,
             share,
         }))?;
-        Ok(!matches!(answer, Answer::Withheld))
+        let withheld = matches!(answer, Answer::Withheld);
+        if tells && !withheld {
+            self.inner.shared.metrics.notice(kind as usize);
+        }
+        Ok(!withheld)
     }
 
     /// Puts a notice off that cannot be sent now.

@@ -13,6 +13,7 @@ use super::rows::MAX_ID;
 use super::space::{Space, Wanted};
 use super::{Settings, StoreError};
 use crate::message::QueueId;
+use crate::metrics::Metrics;
 
 /// Ids reserved per commit.
 const BLOCK: i64 = 4096;
@@ -133,6 +134,7 @@ struct Times {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) ids: Ids,
+    pub(super) metrics: Metrics,
     settings: RwLock<Settings>,
     pub(super) space: Space,
     /// As of the last commit.
@@ -162,6 +164,7 @@ impl Shared {
     pub(super) fn new(settings: Settings, next_id: i64, wake_checkpointer: Sender<()>) -> Shared {
         Shared {
             ids: Ids::new(next_id),
+            metrics: Metrics::default(),
             space: Space::open(&settings.path, wanted_space(&settings)),
             settings: RwLock::new(settings),
             tally: Mutex::default(),
@@ -205,6 +208,7 @@ impl Shared {
         *lock(&self.tally) = tally;
         self.commits.fetch_add(1, Ordering::Relaxed);
         self.requests.fetch_add(requests as u64, Ordering::Relaxed);
+        self.metrics.commit(took);
         {
             let mut times = lock(&self.times);
             if times.last.len() == COMMIT_TIMES {

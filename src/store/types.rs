@@ -550,6 +550,8 @@ pub struct StoreStats {
     pub commits: u64,
     /// See `commits`.
     pub requests: u64,
+    /// Requests that the writer has not begun.
+    pub behind: u64,
     /// Size of the write-ahead log in bytes.
     pub wal_bytes: u64,
     /// Free bytes on the file system.

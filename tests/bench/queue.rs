@@ -104,10 +104,44 @@ fn spread(threads: usize, count: usize, work: impl Fn(usize) + Sync) {
     });
 }
 
+/// Half of the queue waits for one dead domain, the rest for ten thousand others.
+fn domain(n: usize) -> String {
+    if n.is_multiple_of(2) {
+        "dead.example".into()
+    } else {
+        format!("d{}.example", n / 2 % 10_000)
+    }
+}
+
+/// Makes attempts at up to `limit` due recipients of a destination that all fail for now: one claim, then the outcomes,
+/// all at once. How many there were.
+fn defer(store: &Store, clock: &Clock, domain: &str, limit: usize) -> usize {
+    let key = queue::key(domain);
+    let due = store.due(&key, clock.now(), limit).unwrap();
+    let next_attempt = clock.now().plus(Duration::from_secs(3600));
+    let requests = due
+        .iter()
+        .map(|one| ClaimRequest {
+            id: one.head.id,
+            numbers: vec![one.row.id.number],
+            attempts: one.row.attempts,
+            action: ClaimAction::Claim { next_attempt },
+        })
+        .collect();
+    store.claim(requests).unwrap();
+    spread(due.len().min(20), due.len(), |n| {
+        let verdict = Verdict::Deferred { next: clock.now() };
+        let mut done = queue::settlement(due[n].head.id, 1, verdict, clock.now());
+        done.outcomes[0].destination = key.clone();
+        store.settle(done).unwrap();
+    });
+    due.len()
+}
+
 fn add(store: &Store, clock: &Clock, content: &Arc<[u8]>, n: usize, claimed: bool) -> QueueId {
     let id = store.allocate_id().unwrap();
     let now = clock.now();
-    let mut row = queue::row(&format!("user{n}@d{}.example", n % 500), now);
+    let mut row = queue::row(&format!("user{n}@{}", domain(n)), now);
     if claimed {
         row.claim = Some(NewClaim {
             next_attempt: now.plus(Duration::from_secs(450)),
@@ -192,28 +226,24 @@ fn at_depth(store: &Store, clock: &Clock, content: &Arc<[u8]>, options: &Options
             store.settle(done).unwrap();
         });
     });
-    measure("  due (20), claim, settle deferred", 2000, || {
-        for n in 0..100 {
-            let key = queue::key(&format!("d{}.example", n % 500));
-            let due = store.due(&key, clock.now(), 20).unwrap();
-            let next_attempt = clock.now().plus(Duration::from_secs(3600));
-            let requests = due
-                .iter()
-                .map(|one| ClaimRequest {
-                    id: one.head.id,
-                    numbers: vec![one.row.id.number],
-                    attempts: one.row.attempts,
-                    action: ClaimAction::Claim { next_attempt },
-                })
-                .collect();
-            store.claim(requests).unwrap();
-            spread(20, due.len(), |n| {
-                let id = due[n].head.id;
-                let verdict = Verdict::Deferred { next: clock.now() };
-                let mut done = queue::settlement(id, 1, verdict, clock.now());
-                done.outcomes[0].destination = key.clone();
-                store.settle(done).unwrap();
-            });
+    measure("  accept queued, one a commit", 500, || {
+        for n in 0..500 {
+            add(store, clock, content, n, false);
+        }
+    });
+    measure("  due, claim, settle: 20 of the dead", 2000, || {
+        for _ in 0..100 {
+            assert_eq!(defer(store, clock, "dead.example", 20), 20);
+        }
+    });
+    measure("  the same, one a commit", 500, || {
+        for _ in 0..500 {
+            assert_eq!(defer(store, clock, "dead.example", 1), 1);
+        }
+    });
+    measure("  the same, one of each domain", 500, || {
+        for n in 0..500 {
+            assert_eq!(defer(store, clock, &domain(2 * (n % 400) + 1), 1), 1);
         }
     });
     measure("  due destinations (100)", 500, || {

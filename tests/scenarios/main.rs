@@ -12,6 +12,7 @@ mod dispatch;
 mod dns;
 mod hosts;
 mod intake;
+mod metrics;
 mod notices;
 mod process;
 mod retry;

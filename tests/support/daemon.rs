@@ -124,6 +124,7 @@ impl TestDaemon {
             // Whoever called it panicked already, which fails the test that waits for its work.
             fatal: Arc::new(|reason| eprintln!("fatal: {reason}")),
             log: None,
+            panics: Arc::default(),
         };
         let daemon = Daemon::start(config, doors, setup)?;
         let (asking, addresses) = (daemon.asking(), daemon.addresses());

@@ -16,6 +16,7 @@ pub mod verbs;
 
 use crate::delivery::Doing;
 use crate::dispatch::Wake;
+use crate::metrics::Text;
 
 /// What the control socket asks of the daemon around it. Called from the threads of control clients, several at once.
 pub trait Host: Send + Sync {
@@ -37,6 +38,9 @@ pub trait Host: Send + Sync {
     fn running(&self) -> Vec<Doing> {
         Vec::new()
     }
+
+    /// What `metrics` shows besides the numbers of the store.
+    fn gauges(&self, _text: &mut Text) {}
 
     /// What `stats` shows besides the numbers of the store, as keys and values: workers, transactions in flight, open
     /// sessions, what weakens safety (SEC-12). Keys are an interface: added, never renamed.

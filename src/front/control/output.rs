@@ -279,6 +279,18 @@ impl<'a> Reply<'a> {
         Ok(())
     }
 
+    /// A line in a format of its own, which must not begin as a last line does; in JSON an object with the key `line`.
+    ///
+    /// # Errors
+    /// The client is gone.
+    pub fn plain(&mut self, line: &str) -> io::Result<()> {
+        if self.json {
+            return self.record(&Record::new().text("line", line));
+        }
+        self.sink.put(line.as_bytes())?;
+        self.sink.put(b"\n")
+    }
+
     /// The last line.
     ///
     /// # Errors

@@ -65,6 +65,7 @@ fn die(thread: &str, words: &'static str, more: &str, provoke: impl FnOnce(&Path
         source: Arc::new(|| unreachable!("nobody reloads")),
         fatal: fatal(None),
         log: None,
+        panics: Arc::default(),
     };
     let daemon = Daemon::start(config, doors, setup).unwrap();
     let running = thread::spawn(move || daemon.run());

@@ -1,6 +1,6 @@
 //! What concerns the daemon as a whole: `stats`, `reload`, `shutdown`, `version`.
 
-use super::Call;
+use super::{Call, Control};
 use crate::front::control::filter::Args;
 use crate::front::control::output::{Code, Done, Record, Reply, Stop, span};
 use crate::log::Line;
@@ -36,6 +36,18 @@ pub(super) fn stats(call: &Call<'_>, args: Args, reply: &mut Reply<'_>) -> Resul
         reply.record(&pause::record(scope, pause))?;
     }
     Ok(Done::Count(1 + pauses.len() as u64, None))
+}
+
+pub(super) fn metrics(call: &Call<'_>, args: Args, reply: &mut Reply<'_>) -> Result<Done, Stop> {
+    args.finish()?;
+    let Control { store, host, .. } = call.control;
+    let text = crate::front::metrics::text(store, &**host, call.now)?;
+    let mut lines = 0;
+    for line in text.lines() {
+        reply.plain(line)?;
+        lines += 1;
+    }
+    Ok(Done::Count(lines, None))
 }
 
 pub(super) fn reload(call: &Call<'_>, args: Args, reply: &mut Reply<'_>) -> Result<Done, Stop> {

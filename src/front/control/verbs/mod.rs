@@ -171,6 +171,13 @@ pub const TABLE: &[Verb] = &[
         run: daemon::stats,
     },
     Verb {
+        name: "metrics",
+        usage: "",
+        help: "Show all counters and gauges in the text format of Prometheus.",
+        rights: Rights::All,
+        run: daemon::metrics,
+    },
+    Verb {
         name: "check",
         usage: "[quick]",
         help: "Look for damage in the queue: named invariants, and SQLite's integrity_check.",
