@@ -63,7 +63,7 @@ peers: all tools ## real programs around a real daemon: tests/peers
 
 # What `make check` takes a sample of: tests/torture/README.md.
 torture: all tools ## kill -9 at every instant, thousands of power cuts: mail that was acknowledged is never lost
-	ROUNDS=200 LONG=1 PEER_TIMEOUT=3600 bash tests/peers/run killed instants power
+	ROUNDS=200 LONG=1 PEER_TIMEOUT=3600 bash tests/peers/run killed instants power starts
 
 # The seed is fixed, so that the same tree is judged the same everywhere; `make fuzz` takes a new one each time.
 fuzz-short: ## each fuzz target for a moment, and all inputs that once failed
