@@ -21,7 +21,7 @@ TARGET  := $(or $(CARGO_TARGET_DIR),target)
 DAEMON  := $(TARGET)/release/posthasted
 TOOL    := $(TARGET)/release/posthaste
 
-.PHONY: all help check fmt lint man rules bans deny test peers torture fuzz-short fuzz demo run bench \
+.PHONY: all help check fmt lint man rules bans deny test peers faults-short torture fuzz-short fuzz demo run bench \
 	deps install install-bin uninstall dist clean
 
 all: ## build posthasted and posthaste (optimised)
@@ -32,7 +32,7 @@ help: ## this list
 
 # --- what a change has to pass -------------------------------------------------------------------------------------
 
-check: fmt lint man rules bans test fuzz-short peers ## everything a change has to pass; the project's test command
+check: fmt lint man rules bans test fuzz-short peers faults-short ## everything a change has to pass; the project's test command
 	@echo "check: all passed"
 
 fmt:
@@ -61,9 +61,13 @@ test: ## unit tests, scenarios, documentation tests
 peers: all tools ## real programs around a real daemon: tests/peers
 	bash tests/peers/run
 
+faults-short: all ## disks, clocks and limits that fail under a real daemon, seconds of each: tests/faults
+	bash tests/faults/run short
+
 # What `make check` takes a sample of: tests/torture/README.md.
-torture: all tools ## kill -9 at every instant, thousands of power cuts: mail that was acknowledged is never lost
+torture: all tools ## kill -9 at every instant, thousands of power cuts, faults of disks, clocks and limits
 	ROUNDS=200 LONG=1 PEER_TIMEOUT=3600 bash tests/peers/run killed instants power starts
+	bash tests/faults/run
 
 # The seed is fixed, so that the same tree is judged the same everywhere; `make fuzz` takes a new one each time.
 fuzz-short: ## each fuzz target for a moment, and all inputs that once failed

@@ -14,8 +14,8 @@ use crossbeam_channel::{Receiver, Sender, bounded, select};
 use rusqlite::wal::CheckpointMode;
 use rusqlite::{Connection, MAIN_DB};
 
-use super::fault;
-use super::request::Gate;
+use super::fault::{Disk, Trouble};
+use super::request::{Gate, Wake};
 use super::shared::{Fatal, Shared};
 
 /// Frames over which the writer is asked to stand: 64 MiB.
@@ -39,14 +39,18 @@ pub(super) struct Checkpointer {
 }
 
 /// Serves until `stop` disconnects.
-pub(super) fn run(this: &Checkpointer, wake: &Receiver<()>, stop: &Receiver<()>) {
+pub(super) fn run(this: &Checkpointer, wake: &Receiver<Wake>, stop: &Receiver<()>) {
     let files = Identities::of(this);
     let mut warned = false;
     loop {
         select! {
             recv(stop) -> _ => return,
-            recv(wake) -> _ => {
-                if !copy(this) {
+            recv(wake) -> why => {
+                let alive = match why {
+                    Ok(Wake::Room(reply)) => make_room(this, &reply),
+                    _ => copy(this),
+                };
+                if !alive {
                     return;
                 }
                 let size = wal_size(&this.wal);
@@ -57,6 +61,8 @@ pub(super) fn run(this: &Checkpointer, wake: &Receiver<()>, stop: &Receiver<()>)
             }
             default(WATCH) => {}
         }
+        // Also when no mail comes that would ask: what has waited for room goes on (ST-5).
+        let _ = this.shared.check_space();
         if let Some(path) = files.replaced()
             && !this.shared.closed.load(Ordering::Acquire)
         {
@@ -115,6 +121,13 @@ fn copy(this: &Checkpointer) -> bool {
     true
 }
 
+/// The writer stands anyway, so all of the log can be copied. False when the store has ended.
+fn make_room(this: &Checkpointer, reply: &Sender<bool>) -> bool {
+    let copied = passive(this);
+    let _ = reply.send(copied.is_some_and(|(frames, copied)| frames == copied));
+    !this.shared.closed.load(Ordering::Acquire)
+}
+
 /// Frames in the log and how many of them are copied.
 fn passive(this: &Checkpointer) -> Option<(i64, i64)> {
     match this
@@ -124,12 +137,19 @@ fn passive(this: &Checkpointer) -> Option<(i64, i64)> {
         Ok((frames, copied)) => {
             let (frames, copied) = (i64::from(frames), i64::from(copied));
             this.shared.checkpointed.store(copied, Ordering::Relaxed);
+            if frames == copied {
+                this.shared.growth.cut();
+            }
             Some((frames, copied))
         }
         Err(error) => {
-            log::error!("checkpoint: {error}");
-            if fault::is_io_failure(&error) {
-                this.shared.end(Fatal::Io(format!("checkpoint: {error}")));
+            let trouble = Trouble::of(&this.conn, &error);
+            let text = format!("checkpoint: {}", trouble.text);
+            match trouble.disk {
+                Disk::Bad => this.shared.end(Fatal::Io(text)),
+                // It is tried again at the next wake, and then finds what was given up (ST-6).
+                Disk::Full => drop(this.shared.space.give_up(&text)),
+                Disk::Fine | Disk::Again => log::error!("{text}"),
             }
             None
         }

@@ -7,16 +7,18 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, SendTimeoutError, Sender, bounded};
+use rusqlite::Connection;
 
 use super::check::{self, Checked, Checker};
 use super::checkpoint::{self, Checkpointer};
+use super::fault::{Fault, Trouble};
 use super::open::{self, Files, Role};
 use super::readers::Readers;
 use super::reply::{Waiter, reply};
-use super::request::{Answer, Gate, Job, Op};
+use super::request::{Answer, Gate, Job, Op, Wake};
 use super::shared::{Fatal, Shared, lock};
 use super::writer::Writer;
-use super::{OpenError, Recovery, Settings, StoreError, schema};
+use super::{OpenError, Recovery, Settings, StoreError, schema, space};
 use crate::clock::Clock;
 use crate::message::QueueId;
 
@@ -53,6 +55,7 @@ struct Parts {
 impl Inner {
     pub(super) fn open(settings: &Settings, clock: &Clock) -> Result<(Inner, Recovery), OpenError> {
         let files = open::prepare(&settings.path)?;
+        space::make_room_to_start(&settings.path);
         let mut conn = open::connect(&files.database, Role::Writer)?;
         schema::migrate(&mut conn)?;
         open::check_contents(&conn, &files.database)?;
@@ -70,11 +73,15 @@ impl Inner {
         }))
         .map_err(|error| OpenError::System(error.to_string()))?;
         let recovery = {
-            let mut writer = Writer::new(&conn, clock.clone(), Arc::clone(&shared))
-                .map_err(|error| OpenError::Refused(error.to_string()))?;
-            writer
-                .recover(settings.in_doubt)
-                .map_err(|fault| OpenError::System(fault.into_answer().to_string()))?
+            let again = match recover(&conn, clock, &shared, settings)? {
+                Ok(recovery) => Ok(recovery),
+                // ST-6: what was in flight is an outcome too.
+                Err(StoreError::Full(why)) if shared.space.give_up(&why) => {
+                    recover(&conn, clock, &shared, settings)?
+                }
+                Err(error) => Err(error),
+            };
+            again.map_err(|error| OpenError::System(error.to_string()))?
         };
         shared.metrics.orphans(recovery.orphan_chunks);
         let readers = Readers::open(&files.database)?;
@@ -231,9 +238,30 @@ impl Drop for Inner {
     }
 }
 
+/// Recovers what a crash left; an inner error leaves everything as it was.
+fn recover(
+    conn: &Connection,
+    clock: &Clock,
+    shared: &Arc<Shared>,
+    settings: &Settings,
+) -> Result<Result<Recovery, StoreError>, OpenError> {
+    let mut writer = Writer::new(conn, clock.clone(), Arc::clone(shared))
+        .map_err(|error| OpenError::Refused(error.to_string()))?;
+    let error = match writer.recover(settings.in_doubt) {
+        Ok(recovery) => return Ok(Ok(recovery)),
+        Err(Fault::Sql(error)) => Trouble::of(conn, &error).answer,
+        Err(fault) => fault.into_answer(),
+    };
+    if !conn.is_autocommit() {
+        conn.execute_batch("ROLLBACK")
+            .map_err(|error| OpenError::System(error.to_string()))?;
+    }
+    Ok(Err(error))
+}
+
 /// The writer's thread.
 fn write(
-    conn: &rusqlite::Connection,
+    conn: &Connection,
     clock: Clock,
     shared: &Arc<Shared>,
     requests: &Receiver<Job>,
@@ -252,7 +280,7 @@ fn write(
 /// The checkpointer's thread; gives its connection back for the last checkpoint.
 fn copy(
     checkpointer: Checkpointer,
-    woken: &Receiver<()>,
+    woken: &Receiver<Wake>,
     stopped: &Receiver<()>,
 ) -> Option<Checkpointer> {
     let run = || checkpoint::run(&checkpointer, woken, stopped);

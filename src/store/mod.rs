@@ -26,7 +26,7 @@
 //!
 //! # Files
 //!
-//! `queue.db` with its `-wal` and `-shm`, and `lock`, in a directory of mode 0700.
+//! `queue.db` with its `-wal` and `-shm`, `lock`, and `reserve`, in a directory of mode 0700.
 
 mod accept;
 mod change;
@@ -35,8 +35,10 @@ mod checkpoint;
 mod claim;
 mod content;
 mod due;
+mod errno;
 mod fault;
 mod filter;
+mod growth;
 mod handle;
 mod list;
 mod notice;

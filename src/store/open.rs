@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::statfs::{
-    AFS_SUPER_MAGIC, CODA_SUPER_MAGIC, FUSE_SUPER_MAGIC, FsType, NCP_SUPER_MAGIC, NFS_SUPER_MAGIC,
-    SMB_SUPER_MAGIC, statfs,
+    AFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC, CODA_SUPER_MAGIC, F2FS_SUPER_MAGIC, FUSE_SUPER_MAGIC,
+    FsType, NCP_SUPER_MAGIC, NFS_SUPER_MAGIC, NILFS_SUPER_MAGIC, SMB_SUPER_MAGIC, statfs,
 };
 use rusqlite::types::FromSql;
 use rusqlite::{Connection, OpenFlags};
@@ -19,15 +19,18 @@ use super::OpenError;
 use super::schema::{self, APPLICATION_ID};
 
 /// Name of the database in the queue directory.
-const DATABASE: &str = "queue.db";
+pub(super) const DATABASE: &str = "queue.db";
 
 /// While it is being made; never a queue.
 const UNFINISHED: &str = "queue.db.new";
 
+/// Octets of a page.
+pub(super) const PAGE: i64 = 4096;
+
 /// A size over which the log is cut when it starts anew.
 const WAL_KEPT: i64 = 64 << 20;
 
-/// Other processes (sqlite3(1), a backup) may hold a lock for a moment; our own threads never do.
+/// At start another process (sqlite3(1), a backup) may hold a lock for a moment; our own threads never do.
 const BUSY: Duration = Duration::from_secs(10);
 
 /// What a connection is for.
@@ -247,7 +250,7 @@ fn create(directory: &Path) -> Result<(), OpenError> {
         .map_err(|error| system(&unfinished, &error))?;
     let made = (|| {
         let mut conn = open_file(&unfinished)?;
-        conn.pragma_update(None, "page_size", 4096)?;
+        conn.pragma_update(None, "page_size", PAGE)?;
         conn.pragma_update(None, "application_id", APPLICATION_ID)?;
         settings(&mut conn, Role::Writer)?;
         schema::migrate(&mut conn)?;
@@ -295,10 +298,31 @@ impl ConnectError {
     }
 }
 
+/// Where the index of the log is: in a file, the `-shm`, mapped by whoever has the database open. But on a filesystem that
+/// writes changes to another place, a mapped page needs room for each change, and where a full disk or quota has none the
+/// system's only way to say so is SIGBUS. There the index is in memory of our own, and no other program can open the file.
+fn vfs_for(path: &Path) -> &'static str {
+    let elsewhere = statfs(path).is_ok_and(|found| writes_elsewhere(found.filesystem_type()));
+    if elsewhere { "unix-excl" } else { "unix" }
+}
+
+fn writes_elsewhere(kind: FsType) -> bool {
+    const BCACHEFS: FsType = FsType(0xca45_1a4e);
+    const ZFS: FsType = FsType(0x2fc1_2fc1);
+    [
+        BTRFS_SUPER_MAGIC,
+        F2FS_SUPER_MAGIC,
+        NILFS_SUPER_MAGIC,
+        BCACHEFS,
+        ZFS,
+    ]
+    .contains(&kind)
+}
+
 fn open_file(path: &Path) -> rusqlite::Result<Connection> {
     // No CREATE: an absent file is an error. No mutex: each connection is used by one thread at a time.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let conn = Connection::open_with_flags(path, flags)?;
+    let conn = Connection::open_with_flags_and_vfs(path, flags, vfs_for(path))?;
     conn.busy_timeout(BUSY)?;
     Ok(conn)
 }
@@ -419,6 +443,29 @@ fn look(conn: &Connection) -> rusqlite::Result<()> {
 mod tests {
     use super::*;
     use crate::store::testing::{TempDir, writable};
+
+    // ST-5
+    #[test]
+    fn where_changes_are_written_elsewhere_the_index_of_the_log_is_in_no_file() {
+        assert!(writes_elsewhere(BTRFS_SUPER_MAGIC));
+        assert!(!writes_elsewhere(nix::sys::statfs::EXT4_SUPER_MAGIC));
+        assert!(!writes_elsewhere(nix::sys::statfs::TMPFS_MAGIC));
+        // And it is common to all connections of the process all the same.
+        let directory = TempDir::new();
+        let path = directory.path().join("file");
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
+        let open = || {
+            let mut conn = Connection::open_with_flags_and_vfs(&path, flags, "unix-excl").unwrap();
+            assert!(settings(&mut conn, Role::Writer).is_ok());
+            conn
+        };
+        let (writer, reader) = (open(), open());
+        writer.execute_batch("CREATE TABLE t AS SELECT 77").unwrap();
+        let seen = reader.query_row("SELECT * FROM t", [], |row| row.get::<_, i64>(0));
+        assert_eq!(seen, Ok(77));
+        assert!(directory.path().join("file-wal").exists());
+        assert!(!directory.path().join("file-shm").exists());
+    }
 
     // ST-1
     #[test]

@@ -100,7 +100,12 @@ impl Op {
     pub(super) fn must_be_recorded(&self) -> bool {
         matches!(
             self,
-            Op::Settle(_) | Op::Unclaim { .. } | Op::Change(_) | Op::Pause { .. }
+            Op::Settle(_)
+                | Op::Unclaim { .. }
+                | Op::Change(_)
+                | Op::Pause { .. }
+                | Op::Damaged { .. }
+                | Op::Unstage { .. }
         )
     }
 
@@ -138,6 +143,14 @@ pub(super) enum Answer {
 pub(super) struct Job {
     pub(super) op: Op,
     pub(super) reply: Reply,
+}
+
+/// What the checkpointer is woken for.
+pub(super) enum Wake {
+    /// There is something to copy.
+    Copy,
+    /// The writer stands on a full disk and waits to hear whether the log can begin anew (ST-6).
+    Room(Sender<bool>),
 }
 
 /// The checkpointer asks the writer to stand still between two transactions.

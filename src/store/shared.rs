@@ -9,6 +9,9 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rusqlite::Connection;
 
+use super::growth::Growth;
+use super::open::DATABASE;
+use super::request::Wake;
 use super::rows::MAX_ID;
 use super::space::{Space, Wanted};
 use super::{Settings, StoreError};
@@ -137,6 +140,7 @@ pub(super) struct Shared {
     pub(super) metrics: Metrics,
     settings: RwLock<Settings>,
     pub(super) space: Space,
+    pub(super) growth: Growth,
     /// As of the last commit.
     tally: Mutex<Tally>,
     times: Mutex<Times>,
@@ -148,7 +152,7 @@ pub(super) struct Shared {
     pub(super) closed: AtomicBool,
     fatal: (Sender<Fatal>, Receiver<Fatal>),
     /// Wakes the checkpointer.
-    pub(super) wake_checkpointer: Sender<()>,
+    pub(super) wake_checkpointer: Sender<Wake>,
     /// Up to when the thread that sends notices sleeps, in milliseconds, and what wakes it earlier.
     next_notice: AtomicI64,
     notices: (Sender<()>, Receiver<()>),
@@ -161,11 +165,12 @@ pub(super) struct Shared {
 const CHECKPOINT_AFTER: i64 = 2048;
 
 impl Shared {
-    pub(super) fn new(settings: Settings, next_id: i64, wake_checkpointer: Sender<()>) -> Shared {
+    pub(super) fn new(settings: Settings, next_id: i64, wake_checkpointer: Sender<Wake>) -> Shared {
         Shared {
             ids: Ids::new(next_id),
             metrics: Metrics::default(),
             space: Space::open(&settings.path, wanted_space(&settings)),
+            growth: Growth::of(&settings.path.join(DATABASE)),
             settings: RwLock::new(settings),
             tally: Mutex::default(),
             times: Mutex::default(),
@@ -225,7 +230,7 @@ impl Shared {
             frames - checkpointed
         };
         if waiting >= CHECKPOINT_AFTER {
-            let _ = self.wake_checkpointer.try_send(());
+            let _ = self.wake_checkpointer.try_send(Wake::Copy);
         }
     }
 

@@ -1,8 +1,10 @@
 //! Room on the disk: new mail is refused before there is none, and a reserve keeps room for outcomes (ST-5, ST-6).
 //!
 //! The floor has a hysteresis: under `queue.min_free` new mail is refused, and taken again at twice that. The reserve is
-//! a file of `queue.reserve` octets beside the database. It is given up when an outcome or an operator's change finds
-//! the disk full, and made again once there is room for it.
+//! a file of `queue.reserve` octets beside the database. It is given up when an outcome, an operator's change or a
+//! checkpoint finds the disk full; from then on the writer does nothing that can wait, so that nothing else takes what was
+//! freed, and no delivery is begun whose outcome might have no room. Once outcomes have found room for a while and there
+//! is enough for the reserve as well, it is made again and everything goes on.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -10,6 +12,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{OFlag, posix_fallocate};
@@ -24,6 +27,12 @@ const RESERVE: &str = "reserve";
 /// A look at the file system serves all messages of this time.
 const GLANCE: Duration = Duration::from_millis(500);
 
+/// The reserve is not made again until no outcome has found the disk full for so long.
+const QUIET: Duration = Duration::from_secs(5);
+
+/// Free octets under which there is no reserve to be made, however small, and a start needs the one there is.
+const SLACK: u64 = 1 << 20;
+
 /// `queue.min_free` and `queue.reserve`, in octets; 0 for none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Wanted {
@@ -36,6 +45,7 @@ pub(super) struct Wanted {
 pub(super) struct Space {
     directory: PathBuf,
     state: Mutex<State>,
+    tight: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -43,6 +53,10 @@ struct State {
     looked: Option<Instant>,
     /// New mail is refused, for this reason.
     low: Option<String>,
+    /// When an outcome or a checkpoint last found the disk full, if it is not known to have passed.
+    full: Option<Instant>,
+    /// It has been said that there is no reserve.
+    told: bool,
 }
 
 impl Space {
@@ -51,6 +65,7 @@ impl Space {
         let space = Space {
             directory: directory.to_owned(),
             state: Mutex::default(),
+            tight: AtomicBool::new(false),
         };
         // The first message must not wait for it. What is wrong shows in the log.
         let _ = space.check(wanted);
@@ -73,7 +88,39 @@ impl Space {
         }
     }
 
-    fn judge(&self, state: &mut State, wanted: Wanted, free: u64) {
+    /// Only what must be recorded may be written: the reserve is in use.
+    pub(super) fn is_tight(&self) -> bool {
+        self.tight.load(Ordering::Acquire)
+    }
+
+    fn judge(&self, state: &mut State, wanted: Wanted, mut free: u64) {
+        if state.full.is_some_and(|last| last.elapsed() < QUIET) {
+            return;
+        }
+        let reserve = self.directory.join(RESERVE);
+        if !is_reserve(&reserve, wanted.reserve) {
+            let made = if free < wanted.reserve.max(SLACK).saturating_mul(2) {
+                Err(io::ErrorKind::StorageFull.into())
+            } else {
+                make_reserve(&reserve, wanted.reserve)
+            };
+            match made {
+                Ok(()) => free -= wanted.reserve,
+                Err(error) => {
+                    if !std::mem::replace(&mut state.told, true) && wanted.reserve > 0 {
+                        log::warn!("no reserve in the queue directory: {error}");
+                    }
+                    if state.full.is_some() {
+                        return;
+                    }
+                }
+            }
+        }
+        if state.full.take().is_some() {
+            self.tight.store(false, Ordering::Release);
+            state.told = false;
+            log::info!("the queue has room again: {free} bytes free");
+        }
         let floor = match state.low {
             Some(_) => wanted.min_free.saturating_mul(2),
             None => wanted.min_free,
@@ -87,24 +134,30 @@ impl Space {
         } else if state.low.take().is_some() {
             log::info!("the queue takes new mail again: {free} bytes free");
         }
-        if state.low.is_none()
-            && let Err(error) = make_reserve(&self.directory.join(RESERVE), wanted.reserve)
-        {
-            log::warn!("no reserve in the queue directory: {error}");
-        }
     }
 
-    /// An outcome found the disk full: gives up the reserve for it. False if there is none left to give. New mail stays
-    /// refused until there is room again, so that it cannot take what was freed.
-    pub(super) fn give_up(&self) -> bool {
+    /// What must be recorded found the disk full: gives up the reserve for it. False if there is none left to give.
+    /// Nothing else is written until there is room again.
+    pub(super) fn give_up(&self, why: &str) -> bool {
+        let mut state = lock(&self.state);
         let given = fs::remove_file(self.directory.join(RESERVE)).is_ok();
-        if given {
-            let mut state = lock(&self.state);
-            state.looked = Some(Instant::now());
+        if state.full.replace(Instant::now()).is_none() {
+            self.tight.store(true, Ordering::Release);
             state.low = Some("the disk is full".to_owned());
-            log::error!("the disk is full: the queue's reserve was given up to record outcomes");
+            let reserve = if given { "given up" } else { "missing" };
+            log::error!(
+                "the queue has no room: {why}; no new mail, no new attempts; the reserve that records outcomes is {reserve}"
+            );
         }
         given
+    }
+}
+
+/// Before the database is opened: even reading it takes a few blocks. On a disk without them the reserve goes.
+pub(super) fn make_room_to_start(directory: &Path) {
+    let short = free(directory).is_ok_and(|free| free < SLACK);
+    if short && fs::remove_file(directory.join(RESERVE)).is_ok() {
+        log::error!("the disk is full: the queue's reserve was given up to start");
     }
 }
 
@@ -121,13 +174,18 @@ fn free(directory: &Path) -> io::Result<u64> {
     Ok(stat.blocks_available() as u64 * stat.fragment_size() as u64)
 }
 
+fn is_reserve(path: &Path, size: u64) -> bool {
+    match fs::symlink_metadata(path) {
+        Ok(found) => size > 0 && found.is_file() && found.len() == size,
+        Err(error) => size == 0 && error.kind() == io::ErrorKind::NotFound,
+    }
+}
+
 /// Makes the reserve, or makes it as large as is wanted.
 fn make_reserve(path: &Path, size: u64) -> io::Result<()> {
-    match fs::symlink_metadata(path) {
-        Ok(found) if found.is_file() && found.len() == size => return Ok(()),
-        Ok(_) => fs::remove_file(path)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
     }
     if size == 0 {
         return Ok(());
@@ -161,6 +219,7 @@ mod tests {
         Space {
             directory: directory.path().to_owned(),
             state: Mutex::default(),
+            tight: AtomicBool::new(false),
         }
     }
 
@@ -194,17 +253,39 @@ mod tests {
         let reserve = directory.path().join(RESERVE);
         assert!(space.check(WANTED).is_ok());
         assert_eq!(fs::metadata(&reserve).unwrap().len(), 4096);
-        assert!(space.give_up());
-        assert!(!reserve.exists() && !space.give_up());
+        assert!(space.give_up("full") && space.is_tight());
+        assert!(!reserve.exists() && !space.give_up("full"));
         assert!(matches!(space.check(WANTED), Err(StoreError::Full(_))));
-        space.judge(&mut lock(&space.state), WANTED, 2000);
-        assert!(space.check(WANTED).is_ok() && reserve.exists());
+        let plenty = 4 * SLACK;
+        let look = |free| space.judge(&mut lock(&space.state), WANTED, free);
+        // An outcome has just found the disk full; what it was given is not taken back.
+        look(plenty);
+        assert!(space.is_tight() && !reserve.exists());
+        let quiet = Instant::now().checked_sub(QUIET);
+        lock(&space.state).full = quiet;
+        look(SLACK);
+        assert!(space.is_tight() && !reserve.exists());
+        look(plenty);
+        assert!(!space.is_tight() && reserve.exists() && space.check(WANTED).is_ok());
         // A link in its place is replaced, never followed.
         fs::remove_file(&reserve).unwrap();
         let elsewhere = directory.path().join("elsewhere");
         fs::write(&elsewhere, "mine").unwrap();
         std::os::unix::fs::symlink(&elsewhere, &reserve).unwrap();
-        make_reserve(&reserve, 4096).unwrap();
+        look(plenty);
         assert_eq!(fs::read(&elsewhere).unwrap(), b"mine");
+        assert!(is_reserve(&reserve, 4096));
+    }
+
+    // ST-5, ST-6
+    #[test]
+    fn without_a_reserve_a_full_disk_still_stops_what_can_wait_until_it_has_room() {
+        let directory = TempDir::new();
+        let space = space(&directory);
+        let none = Wanted::default();
+        assert!(!space.give_up("full") && space.is_tight());
+        lock(&space.state).full = Instant::now().checked_sub(QUIET);
+        space.judge(&mut lock(&space.state), none, SLACK);
+        assert!(!space.is_tight());
     }
 }

@@ -11,12 +11,12 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, TryRecvError, select_biased};
+use crossbeam_channel::{Receiver, TryRecvError, bounded, never, select, select_biased};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::fault::{self, Fault};
+use super::fault::{Disk, Fault, Trouble};
 use super::open;
-use super::request::{Answer, Gate, Job, Op};
+use super::request::{Answer, Gate, Job, Op, Wake};
 use super::shared::{Fatal, Shared, Tally};
 use super::statements::Statements;
 use super::{DestinationKey, Pause, PauseScope, StoreError};
@@ -30,6 +30,9 @@ const GROUP_BYTES: usize = 8 << 20;
 
 /// Longest wait for more requests before a commit, when the one before it held several.
 const GATHER: Duration = Duration::from_millis(1);
+
+/// The disk is said to have room again when no commit has found it full for so long.
+const ROOM_AGAIN: Duration = Duration::from_secs(5);
 
 /// Destination ids remembered; a miss costs one seek.
 const KNOWN_DESTINATIONS: usize = 10_000;
@@ -56,6 +59,10 @@ pub(super) struct Writer<'c> {
     pub(super) withheld: u64,
     /// See [`gather`].
     gather: Duration,
+    /// The checkpointer asks to stand here.
+    gates: Receiver<Gate>,
+    /// When a commit last found no room, for the log.
+    full: Option<Instant>,
 }
 
 /// What a group came to.
@@ -63,6 +70,8 @@ pub(super) enum Outcome {
     Committed(Vec<Result<Answer, StoreError>>),
     /// The transaction is gone and nothing of it was kept: each request has to be tried alone.
     RolledBack(StoreError),
+    /// For want of room nobody knows: it is gone unless the system ends before the next commit is written over it.
+    Doubtful(String),
     /// Nobody knows.
     Unknown(String),
 }
@@ -105,11 +114,14 @@ impl<'c> Writer<'c> {
             lost: Vec::new(),
             withheld: 0,
             gather: Duration::ZERO,
+            gates: never(),
+            full: None,
         })
     }
 
     /// Serves requests until all handles are gone, [`Op::Close`] comes, or the store ends.
     pub(super) fn run(&mut self, requests: &Receiver<Job>, gates: &Receiver<Gate>) {
+        self.gates = gates.clone();
         loop {
             let first = match requests.try_recv() {
                 Ok(job) => job,
@@ -190,19 +202,12 @@ impl<'c> Writer<'c> {
 
     /// Carries out a group and answers it; false when the store has ended.
     pub(super) fn serve(&mut self, jobs: Vec<Job>) -> bool {
-        match self.group(&jobs) {
+        match self.group_with_room(&jobs) {
             Outcome::Committed(answers) => {
                 for (job, answer) in jobs.into_iter().zip(answers) {
                     job.reply.send(answer);
                 }
                 true
-            }
-            // ST-6: an outcome, or what makes room, gets the reserve.
-            Outcome::RolledBack(StoreError::Full(_))
-                if matches!(&jobs[..], [job] if job.op.must_be_recorded())
-                    && self.shared.space.give_up() =>
-            {
-                self.serve(jobs)
             }
             Outcome::RolledBack(error) if jobs.len() == 1 => {
                 for job in jobs {
@@ -218,12 +223,70 @@ impl<'c> Writer<'c> {
                 }
                 alive
             }
+            Outcome::Doubtful(text) => {
+                for job in jobs {
+                    // Who waits for an outcome to be recorded asks again, and may: it is the same outcome.
+                    job.reply.send(Err(if job.op.must_be_recorded() {
+                        StoreError::Full(text.clone())
+                    } else {
+                        StoreError::Unknown(text.clone())
+                    }));
+                }
+                true
+            }
             Outcome::Unknown(text) => {
                 for job in jobs {
                     job.reply.send(Err(StoreError::Unknown(text.clone())));
                 }
                 self.shared.end(Fatal::Io(text));
                 false
+            }
+        }
+    }
+
+    /// ST-6: an outcome, or what makes room, that finds the disk full gets the log from its beginning, then the reserve.
+    fn group_with_room(&mut self, jobs: &[Job]) -> Outcome {
+        let mut outcome = self.group(jobs);
+        let alone = matches!(jobs, [job] if job.op.must_be_recorded());
+        for with_reserve in [false, true] {
+            match &outcome {
+                Outcome::RolledBack(StoreError::Full(why)) => {
+                    if !alone {
+                        // What can wait is asked for again. Then the log may have begun anew.
+                        let _ = self.shared.wake_checkpointer.try_send(Wake::Copy);
+                        return outcome;
+                    }
+                    if with_reserve && !self.shared.space.give_up(why) {
+                        return outcome;
+                    }
+                    if self.copy_log() || with_reserve {
+                        outcome = self.group(jobs);
+                    }
+                }
+                _ => return outcome,
+            }
+        }
+        outcome
+    }
+
+    /// Waits until the checkpointer has copied the log; whether all of it, so that it begins anew in the place it has.
+    fn copy_log(&self) -> bool {
+        let (reply, copied) = bounded(1);
+        let mut asked = false;
+        while !asked {
+            select! {
+                send(self.shared.wake_checkpointer, Wake::Room(reply.clone())) -> sent => match sent {
+                    Ok(()) => asked = true,
+                    Err(_) => return false,
+                },
+                recv(self.gates) -> gate => if let Ok(gate) = gate { stand(&gate) },
+            }
+        }
+        drop(reply);
+        loop {
+            select! {
+                recv(copied) -> all => return all.unwrap_or(false),
+                recv(self.gates) -> gate => if let Ok(gate) = gate { stand(&gate) },
             }
         }
     }
@@ -266,12 +329,24 @@ impl<'c> Writer<'c> {
             Ok(reserved) => reserved,
             Err(error) => return Ok(self.undone(before, &error)),
         };
-        if let Err(error) = self.sql.commit.execute([]) {
-            if !fault::kept_nothing(&error) {
-                return Ok(Outcome::Unknown(error.to_string()));
-            }
-            return Ok(self.undone(before, &error));
+        if let Err(why) = self.hold_room()
+            && !jobs.iter().all(|job| job.op.must_be_recorded())
+        {
+            return Ok(match self.roll_back(before) {
+                Ok(()) => self.no_room(why),
+                Err(error) => Outcome::Unknown(error.to_string()),
+            });
         }
+        if let Err(error) = self.sql.commit.execute([]) {
+            let trouble = Trouble::of(self.conn, &error);
+            let (unknown, text) = (!trouble.kept_nothing, trouble.text.clone());
+            return Ok(match self.undone_by(before, trouble) {
+                Outcome::RolledBack(StoreError::Full(_)) if unknown => Outcome::Doubtful(text),
+                Outcome::RolledBack(_) if unknown => Outcome::Unknown(text),
+                outcome => outcome,
+            });
+        }
+        self.has_room();
         if let Some(ids) = reserved {
             self.shared.ids.add(ids);
         }
@@ -313,12 +388,40 @@ impl<'c> Writer<'c> {
 
     /// The group failed as a whole, before or at its COMMIT, and is rolled back.
     pub(super) fn undone(&mut self, before: Tally, error: &rusqlite::Error) -> Outcome {
-        if fault::is_io_failure(error) {
-            return Outcome::Unknown(error.to_string());
+        self.undone_by(before, Trouble::of(self.conn, error))
+    }
+
+    fn undone_by(&mut self, before: Tally, trouble: Trouble) -> Outcome {
+        if trouble.disk == Disk::Bad {
+            return Outcome::Unknown(trouble.text);
         }
         match self.roll_back(before) {
-            Ok(()) => Outcome::RolledBack(fault::answer_for(error)),
+            Ok(()) if trouble.disk == Disk::Full => self.no_room(trouble.answer),
+            Ok(()) => Outcome::RolledBack(trouble.answer),
             Err(error) => Outcome::Unknown(error.to_string()),
+        }
+    }
+
+    /// The blocks of what this transaction adds to the database (ST-6).
+    fn hold_room(&mut self) -> Result<(), StoreError> {
+        let failed = |text: String| StoreError::Full(text);
+        let pages = self.sql.page_count.query_row([], |row| row.get(0));
+        let pages = pages.map_err(|error| failed(error.to_string()))?;
+        let held = self.shared.growth.hold(pages);
+        held.map_err(|errno| failed(errno.desc().to_owned()))
+    }
+
+    fn no_room(&mut self, why: StoreError) -> Outcome {
+        if self.full.replace(Instant::now()).is_none() {
+            log::error!("the queue cannot be written: {why}");
+        }
+        Outcome::RolledBack(why)
+    }
+
+    fn has_room(&mut self) {
+        if self.full.is_some_and(|last| last.elapsed() >= ROOM_AGAIN) {
+            self.full = None;
+            log::info!("the queue can be written again");
         }
     }
 
@@ -355,11 +458,13 @@ impl<'c> Writer<'c> {
         self.tally = before;
         self.lost.truncate(lost);
         self.withheld = withheld;
-        if let Fault::Sql(error) = &fault {
+        // Some errors end the transaction and all that was applied before (SQLITE_IOERR, SQLITE_FULL, ..).
+        let ended = self.conn.is_autocommit();
+        if let Fault::Sql(error) = &fault
+            && !ended
+        {
             log::error!("store request failed: {error}");
         }
-        // Some errors end the transaction and all that was applied before (SQLITE_FULL, SQLITE_NOMEM, ..).
-        let ended = fault.is_fatal() || self.conn.is_autocommit();
         match fault {
             Fault::Sql(error) if ended => Err(Broken::Wholly(error)),
             fault if savepoint => {
@@ -375,6 +480,11 @@ impl<'c> Writer<'c> {
     }
 
     fn apply(&mut self, op: &Op) -> Result<Answer, Fault> {
+        // ST-5: no attempt is begun whose outcome might have no room, and nothing else takes what was freed for outcomes.
+        if self.shared.space.is_tight() && !op.must_be_recorded() {
+            let why = "what is left of it is for outcomes".to_owned();
+            return Err(Fault::Reject(StoreError::Full(why)));
+        }
         match op {
             Op::Enqueue(message) => self.enqueue(message).map(|()| Answer::Done),
             Op::Stage { id, first, data } => {
@@ -568,6 +678,15 @@ mod tests {
         full(1_000_000);
         let (answers, _) = serve(&mut writer, vec![pause()]);
         assert!(answers[0].is_ok());
+        // What was freed is for outcomes: nothing new is begun until the reserve is back.
+        let claim = Op::Claim(Vec::new());
+        let (answers, alive) = serve(&mut writer, vec![claim, enqueue(3, b"small")]);
+        assert!(
+            alive
+                && answers
+                    .iter()
+                    .all(|answer| matches!(answer, Err(StoreError::Full(_))))
+        );
     }
 
     // ST-5, ST-16, Q-2

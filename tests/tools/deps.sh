@@ -24,7 +24,11 @@ want swaks swaks
 want msmtp msmtp
 want mandoc mandoc
 want procps ps
+# Faults under the queue: tests/faults.
 want strace strace
+want e2fsprogs mkfs.ext4
+want btrfs-progs mkfs.btrfs
+[ -e "$(echo /usr/lib/*/faketime/libfaketime.so.1)" ] || lacking+=(libfaketime)
 want postfix smtp-sink
 # `nc -U` and `nc -N` are those of the OpenBSD netcat.
 { nc -h 2>&1 | grep -q -- '-U'; } || lacking+=(netcat-openbsd)

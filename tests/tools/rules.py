@@ -5,7 +5,7 @@
     rules.py update   writes into the table the tests whose comment names a rule; reasons by hand stay otherwise
 
 A test is a Rust function with #[test] and, in the comment above it, the ids of the rules that it shows; or a script in
-tests/peers or tests/demo with the ids in a comment line. A test is written `module::function` in the table, a script as its path.
+tests/peers, tests/faults or tests/demo with the ids in a comment line. A test is written `module::function` in the table, a script as its path.
 """
 
 import pathlib
@@ -43,7 +43,7 @@ def rust_tests(path: pathlib.Path):
 
 
 def scripts():
-    for folder in ("tests/peers", "tests/demo"):
+    for folder in ("tests/peers", "tests/faults", "tests/demo"):
         for path in sorted((ROOT / folder).glob("*.sh")):
             comments = [line for line in path.read_text().splitlines() if line.startswith("#")]
             yield str(path.relative_to(ROOT)), set(ID.findall(" ".join(comments)))
