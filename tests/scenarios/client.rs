@@ -1,6 +1,6 @@
 //! The SMTP client against scripted MX hosts, with real workers and a real queue.
 
-mod bench;
+pub mod bench;
 mod hosts;
 mod replies;
 mod sessions;

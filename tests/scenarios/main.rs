@@ -18,3 +18,4 @@ mod process;
 mod retry;
 mod sendmail;
 mod store;
+mod tls;

@@ -26,7 +26,7 @@ pub struct Authority {
 }
 
 /// A certificate of a host, with its key and what it sends along.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Issued {
     pub cert: X509,
     pub key: PKey<Private>,

@@ -16,7 +16,7 @@
 
 #![allow(dead_code, reason = "each user needs a part of it")]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,7 +26,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode};
-use hickory_proto::rr::rdata::{A, AAAA, CNAME, MX, SOA, TXT};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME, MX, SOA, TLSA, TXT};
 use hickory_proto::rr::{Name, RData, Record};
 
 pub use hickory_proto::op::ResponseCode;
@@ -141,6 +141,8 @@ struct Zone {
     negative_ttl: u32,
     soa: bool,
     authentic: bool,
+    /// Names whose answers never have the AD bit.
+    insecure: HashSet<String>,
 }
 
 impl DnsServer {
@@ -172,6 +174,7 @@ impl DnsServer {
                 negative_ttl: 60,
                 soa: true,
                 authentic: false,
+                insecure: HashSet::new(),
             }),
         });
         let (for_udp, for_tcp) = (Arc::clone(&shared), Arc::clone(&shared));
@@ -322,6 +325,19 @@ impl DnsServer {
     pub fn authentic(&self, authentic: bool) -> DnsServer {
         self.zone().authentic = authentic;
         self.clone()
+    }
+
+    /// Never sets the AD bit in answers to questions for this name.
+    pub fn insecure(&self, name: &str) -> DnsServer {
+        self.zone().insecure.insert(key(name));
+        self.clone()
+    }
+
+    /// Adds a TLSA record for SMTP at this port.
+    pub fn tlsa(&self, host: &str, port: u16, fields: [u8; 3], data: Vec<u8>) -> DnsServer {
+        let [usage, selector, matching] = fields;
+        let record = TLSA::new(usage.into(), selector.into(), matching.into(), data);
+        self.record(&format!("_{port}._tcp.{host}"), RData::TLSA(record))
     }
 
     /// All questions so far.
@@ -533,7 +549,8 @@ impl Shared {
 
     fn fill(&self, answer: &mut Message, name: &Name, kind: RecordType, lazy: bool) {
         let zone = lock(&self.zone);
-        answer.metadata.authentic_data = zone.authentic;
+        let insecure = zone.insecure.contains(&key(&name.to_ascii()));
+        answer.metadata.authentic_data = zone.authentic && !insecure;
         if let Some(records) = zone.besides.get(&key(&name.to_ascii())) {
             answer.add_answers(records.iter().cloned());
         }

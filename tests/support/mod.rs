@@ -1,5 +1,6 @@
 //! What the scenarios stand on: a scripted MX, a DNS server, a temporary daemon. A test that needs a server starts it.
 
+pub mod ca;
 pub mod daemon;
 pub mod dns;
 pub mod front;

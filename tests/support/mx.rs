@@ -15,7 +15,9 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use openssl::ssl::{SslAcceptor, SslMethod, SslStream};
+use openssl::ssl::{SslAcceptor, SslMethod, SslStream, SslVerifyMode};
+
+use super::ca::{Issued, leaf};
 
 /// How long a test waits for something that must come, before it fails.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -343,6 +345,9 @@ impl Session {
                     if self.script.starttls && !tls {
                         words.push("STARTTLS".to_string());
                     }
+                    if tls {
+                        words.extend(self.script.inside.clone());
+                    }
                     let last = words.pop().unwrap_or_default();
                     let mut text: String = words.iter().map(|w| format!("250-{w}\r\n")).collect();
                     text.push_str(&format!("250 {last}"));
@@ -513,7 +518,11 @@ impl Session {
         let Io::Plain(tcp) = std::mem::replace(&mut self.stream, Io::Gone) else {
             return Ok(Next::Over);
         };
-        match tls_acceptor().accept(tcp) {
+        let acceptor = match &self.script.identity {
+            Some(identity) => acceptor(&self.script, identity),
+            None => acceptor(&self.script, own_identity()),
+        };
+        match acceptor.accept(tcp) {
             Ok(tls) => {
                 self.stream = Io::Tls(Box::new(tls));
                 self.buffer.clear();
@@ -614,32 +623,26 @@ fn wait_for_hangup(tcp: &TcpStream) {
 }
 
 /// A self-signed certificate for `mx.test`, made once per run.
-fn tls_acceptor() -> &'static SslAcceptor {
-    static ACCEPTOR: OnceLock<SslAcceptor> = OnceLock::new();
-    ACCEPTOR.get_or_init(|| {
-        use openssl::asn1::Asn1Time;
-        use openssl::ec::{EcGroup, EcKey};
-        use openssl::hash::MessageDigest;
-        use openssl::nid::Nid;
-        use openssl::pkey::PKey;
-        use openssl::x509::{X509, X509NameBuilder};
-        let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
-        let key = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
-        let mut name = X509NameBuilder::new().unwrap();
-        name.append_entry_by_text("CN", "mx.test").unwrap();
-        let name = name.build();
-        let mut cert = X509::builder().unwrap();
-        cert.set_version(2).unwrap();
-        cert.set_subject_name(&name).unwrap();
-        cert.set_issuer_name(&name).unwrap();
-        cert.set_pubkey(&key).unwrap();
-        let (from, to) = (Asn1Time::days_from_now(0), Asn1Time::days_from_now(2));
-        cert.set_not_before(&from.unwrap()).unwrap();
-        cert.set_not_after(&to.unwrap()).unwrap();
-        cert.sign(&key, MessageDigest::sha256()).unwrap();
-        let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server()).unwrap();
-        acceptor.set_private_key(&key).unwrap();
-        acceptor.set_certificate(&cert.build()).unwrap();
-        acceptor.build()
-    })
+fn own_identity() -> &'static Issued {
+    static IDENTITY: OnceLock<Issued> = OnceLock::new();
+    IDENTITY.get_or_init(|| leaf(&[]).common_name("mx.test").self_signed())
+}
+
+fn acceptor(script: &Script, identity: &Issued) -> SslAcceptor {
+    let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server()).unwrap();
+    acceptor.set_private_key(&identity.key).unwrap();
+    acceptor.set_certificate(&identity.cert).unwrap();
+    for cert in &identity.chain {
+        acceptor.add_extra_chain_cert(cert.clone()).unwrap();
+    }
+    if let Some(highest) = script.highest {
+        acceptor.set_security_level(0);
+        acceptor.set_cipher_list("ALL:@SECLEVEL=0").unwrap();
+        acceptor.set_min_proto_version(None).unwrap();
+        acceptor.set_max_proto_version(Some(highest)).unwrap();
+    }
+    if script.client_certificate {
+        acceptor.set_verify(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT);
+    }
+    acceptor.build()
 }

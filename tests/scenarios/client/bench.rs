@@ -101,6 +101,11 @@ impl Bench {
 
     /// The same with a configuration of its own.
     pub fn with(hosts: &[&Mx], change: impl FnOnce(&mut Config)) -> Bench {
+        Bench::with_tls(hosts, TlsSeams::default(), change)
+    }
+
+    /// The same with somebody who knows of MTA-STS and takes reports.
+    pub fn with_tls(hosts: &[&Mx], tls: TlsSeams, change: impl FnOnce(&mut Config)) -> Bench {
         let queue = Queue::new();
         let dns = DnsServer::start();
         for (n, host) in hosts.iter().enumerate() {
@@ -125,7 +130,7 @@ impl Bench {
             live: live.clone(),
             clock: queue.clock.clone(),
             network: Network::new(live.clone(), queue.clock.clone()),
-            tls: TlsSeams::default(),
+            tls,
             wake: Arc::new(move |what| wake.send(what).unwrap()),
         };
         let workers = Workers::start(1, tools, receiver).unwrap();

@@ -3,6 +3,9 @@
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use openssl::ssl::SslVersion;
+
+use crate::support::ca::Issued;
 
 /// Where in a session a rule applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,6 +145,10 @@ pub struct Script {
     pub(super) name: String,
     pub(super) keywords: Vec<String>,
     pub(super) starttls: bool,
+    pub(super) identity: Option<Issued>,
+    pub(super) highest: Option<SslVersion>,
+    pub(super) client_certificate: bool,
+    pub(super) inside: Vec<String>,
     pub(super) small_buffers: bool,
     pub(super) rules: Vec<Rule>,
 }
@@ -161,6 +168,10 @@ impl Default for Script {
             .map(str::to_string)
             .to_vec(),
             starttls: false,
+            identity: None,
+            highest: None,
+            client_certificate: false,
+            inside: Vec::new(),
             small_buffers: false,
             rules: Vec::new(),
         }
@@ -194,6 +205,30 @@ impl Script {
     /// Announces STARTTLS, with a self-signed certificate.
     pub fn starttls(mut self) -> Script {
         self.starttls = true;
+        self
+    }
+
+    /// The certificate and chain that it shows.
+    pub fn identity(mut self, identity: Issued) -> Script {
+        self.identity = Some(identity);
+        self
+    }
+
+    /// The highest TLS version it speaks.
+    pub fn highest(mut self, version: SslVersion) -> Script {
+        self.highest = Some(version);
+        self
+    }
+
+    /// Insists on a certificate of the client; in TLS 1.3 its refusal comes when the client's handshake is over.
+    pub fn demands_client_certificate(mut self) -> Script {
+        self.client_certificate = true;
+        self
+    }
+
+    /// A keyword announced only inside TLS.
+    pub fn inside(mut self, keyword: &str) -> Script {
+        self.inside.push(keyword.to_string());
         self
     }
 
