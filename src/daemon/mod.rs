@@ -103,7 +103,13 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
         .num("pid", std::process::id())
         .info();
 
+    // Nobody waits for it, and a host that has no thread to spare does without.
+    let testing = daemon.self_test();
     let ended = daemon.run();
+    if let Ok(testing) = testing {
+        // A panic in it is in the log.
+        let _ = testing.join();
+    }
     match &ended {
         Ok(()) => Line::new("stop").num("pid", std::process::id()).info(),
         Err(error) => Line::new("stop")

@@ -204,6 +204,17 @@ impl Daemon {
         self.host.asking.clone()
     }
 
+    /// Tests in a thread of its own what the disk promises (ST-19); it ends after a second, or with the store.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn self_test(&self) -> std::io::Result<std::thread::JoinHandle<()>> {
+        let store = self.host.store.clone();
+        std::thread::Builder::new()
+            .name("selftest".to_owned())
+            .spawn(move || store.self_test())
+    }
+
     /// Where it listens, with real ports: in the order of the configuration, what a reload has added behind it.
     pub fn addresses(&self) -> Vec<ListenAddress> {
         self.front.addresses()

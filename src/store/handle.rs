@@ -2,13 +2,14 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, SendTimeoutError, Sender, bounded};
 use rusqlite::Connection;
 
+use super::backup::{self, BackupError};
 use super::check::{self, Checked, Checker};
 use super::checkpoint::{self, Checkpointer};
 use super::fault::{Fault, Trouble};
@@ -36,7 +37,7 @@ pub(super) struct Inner {
     pub(super) clock: Clock,
     pub(super) database: std::path::PathBuf,
     pub(super) wal: std::path::PathBuf,
-    /// Held while a check runs: one at a time.
+    /// Held while a check or a backup runs: one at a time.
     checking: Mutex<()>,
     parts: Mutex<Option<Parts>>,
 }
@@ -181,16 +182,27 @@ impl Inner {
         }
     }
 
+    /// A place for a long reader.
+    fn one_at_a_time(&self) -> Result<MutexGuard<'_, ()>, StoreError> {
+        match self.checking.try_lock() {
+            Ok(guard) => Ok(guard),
+            Err(TryLockError::Poisoned(poisoned)) => Ok(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => Err(StoreError::Busy),
+        }
+    }
+
+    pub(super) fn backup(&self, to: &std::path::Path) -> Result<u64, BackupError> {
+        let _one = self.one_at_a_time()?;
+        self.shared.check_open()?;
+        backup::backup(&self.database, to, &self.shared)
+    }
+
     pub(super) fn check(
         &self,
         quick: bool,
         each: &mut dyn FnMut(Checked),
     ) -> Result<(), StoreError> {
-        let _one = match self.checking.try_lock() {
-            Ok(guard) => guard,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return Err(StoreError::Busy),
-        };
+        let _one = self.one_at_a_time()?;
         self.shared.check_open()?;
         let end = quick.then(|| Instant::now() + check::QUICK);
         let checker = Checker::open(&self.database, &self.shared, end)?;

@@ -63,7 +63,10 @@ fn range_values(filter: &Filter) -> Vec<Value> {
 }
 
 /// The text and values of a list query. One row more than the page says whether more follow.
-fn list_sql(query: &ListQuery, limit: usize) -> Result<(String, Vec<Value>), StoreError> {
+pub(super) fn list_sql(
+    query: &ListQuery,
+    limit: usize,
+) -> Result<(String, Vec<Value>), StoreError> {
     let filter = &query.filter;
     let finals = filter::wants_final(filter);
     let column = match query.sort {
@@ -228,7 +231,11 @@ pub(super) fn count(
     Ok(groups)
 }
 
-fn count_sql(filter: &Filter, by: Option<GroupBy>, now: Timestamp) -> (String, Vec<Value>) {
+pub(super) fn count_sql(
+    filter: &Filter,
+    by: Option<GroupBy>,
+    now: Timestamp,
+) -> (String, Vec<Value>) {
     let finals = filter::wants_final(filter);
     let mut all = Conditions::of(filter);
     if !finals {

@@ -29,6 +29,7 @@
 //! `queue.db` with its `-wal` and `-shm`, `lock`, and `reserve`, in a directory of mode 0700.
 
 mod accept;
+mod backup;
 mod change;
 mod check;
 mod checkpoint;
@@ -44,12 +45,15 @@ mod list;
 mod notice;
 mod open;
 mod pause;
+#[cfg(test)]
+mod plans;
 mod readers;
 mod recover;
 mod reply;
 mod request;
 mod rows;
 mod schema;
+mod selftest;
 mod settle;
 mod shared;
 mod space;
@@ -61,6 +65,7 @@ mod tls;
 mod types;
 mod writer;
 
+pub use backup::BackupError;
 pub use check::{Checked, Soundness};
 pub use content::{ContentReader, Staged};
 pub use shared::Fatal;
@@ -434,6 +439,24 @@ impl Store {
             notices_withheld,
             commit_time,
         })
+    }
+
+    /// Makes a consistent copy of the queue as of now under a name that nothing has yet; says its size in octets. It
+    /// starts like the queue itself: whatever is delivered from now on will be sent again by whoever starts it. Blocks;
+    /// nobody else waits, but the write-ahead log grows meanwhile.
+    ///
+    /// # Errors
+    /// [`BackupError`]; there is no copy then. Busy while another one, or a check, runs.
+    pub fn backup(&self, to: &std::path::Path) -> Result<u64, BackupError> {
+        self.inner.backup(to)
+    }
+
+    /// Times synced writes beside the database and looks at the mount, for at most a second, and logs what they promise
+    /// (ST-19). Blocks; ends early when the store does.
+    pub fn self_test(&self) {
+        if let Some(directory) = self.inner.database.parent() {
+            selftest::run(directory, &self.inner.shared);
+        }
     }
 
     /// The counters of this run. They live here because every part that counts something has the store.

@@ -369,6 +369,18 @@ pub(super) fn shrink(conn: &Connection) -> rusqlite::Result<()> {
     conn.execute_batch("PRAGMA shrink_memory")
 }
 
+/// Makes a transaction that has begun read something, which is when its snapshot is taken.
+pub(super) fn pin(conn: &Connection) -> rusqlite::Result<()> {
+    schema::version(conn).map(drop)
+}
+
+/// For a file that is a queue only once it is whole and synced: no journal, no syncs by SQLite.
+pub(super) fn unsafe_but_fast(conn: &Connection) -> rusqlite::Result<()> {
+    conn.pragma_update_and_check(None, "journal_mode", "off", |_| Ok(()))?;
+    conn.pragma_update(None, "synchronous", 0)?;
+    conn.pragma_update(None, "cache_size", -1024)
+}
+
 /// Sets a pragma and reads it back on its own, because some only seem to accept a value.
 fn set<T>(conn: &Connection, name: &str, value: T) -> Result<(), ConnectError>
 where

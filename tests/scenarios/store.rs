@@ -11,8 +11,8 @@ use posthaste::clock::Timestamp;
 use posthaste::message::QueueId;
 use posthaste::policy::failure::Verdict;
 use posthaste::store::{
-    Actor, Change, ClaimAction, ClaimRequest, Doubt, Filter, GroupBy, InDoubt, ListQuery,
-    NewContent, OpenError, Pause, PauseScope, Sort, State, Store, StoreError,
+    Actor, BackupError, Change, ClaimAction, ClaimRequest, Doubt, Filter, GroupBy, InDoubt,
+    ListQuery, NewContent, OpenError, Pause, PauseScope, Sort, Soundness, State, Store, StoreError,
 };
 
 use crate::support::queue::{
@@ -306,7 +306,83 @@ fn copy_of(queue: &Queue) -> (TempDir, posthaste::store::Settings) {
     (directory, copy)
 }
 
-// ST-13, Q-16
+// ST-18
+#[test]
+fn a_backup_taken_under_way_is_a_sound_queue_with_all_that_was_accepted_before_it() {
+    let queue = Queue::new();
+    let before: Vec<QueueId> = (0..200)
+        .map(|n| queue.add(&[&format!("user{n}@d{n}.example")]))
+        .collect();
+    let directory = TempDir::new();
+    let restored = settings(directory.path());
+    std::fs::create_dir(&restored.path).unwrap();
+    let to = restored.path.join("queue.db");
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                queue.add(&["later@dest.example"]);
+            }
+        });
+        let size = queue.store.backup(&to).unwrap();
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(size, std::fs::metadata(&to).unwrap().len());
+    });
+    use std::os::unix::fs::PermissionsExt;
+    let mode = std::fs::metadata(&to).unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o600);
+    // Nothing else is left, and what is there stays as it is.
+    assert_eq!(std::fs::read_dir(&restored.path).unwrap().count(), 1);
+    let bytes = std::fs::read(&to).unwrap();
+    let again = queue.store.backup(&to);
+    assert!(matches!(&again, Err(BackupError::Path(text)) if text.contains("there already")));
+    assert!(bytes == std::fs::read(&to).unwrap());
+
+    let (store, recovery) = Store::open(&restored, &queue.clock).unwrap();
+    assert!(recovery.in_doubt.is_empty());
+    for id in before {
+        assert!(
+            store
+                .show(id)
+                .unwrap()
+                .is_some_and(|shown| shown.has_content)
+        );
+    }
+    store
+        .check(false, &mut |checked| {
+            assert_eq!(checked.soundness, Soundness::Sound, "{}", checked.name);
+        })
+        .unwrap();
+}
+
+// ST-18
+#[test]
+fn a_backup_goes_only_to_a_new_absolute_name_outside_the_queue() {
+    let queue = Queue::new();
+    let directory = TempDir::new();
+    let link = directory.path().join("link");
+    std::os::unix::fs::symlink("/nowhere/at/all", &link).unwrap();
+    for (to, why) in [
+        ("copy.db".into(), "absolute"),
+        (queue.settings.path.join("copy.db"), "inside the queue"),
+        (directory.path().join("no/such/copy.db"), "No such file"),
+        (link, "there already"),
+        ("/".into(), "name of a file"),
+    ] {
+        let refused = queue.store.backup(&to);
+        assert!(
+            matches!(&refused, Err(BackupError::Path(text)) if text.contains(why)),
+            "{refused:?}"
+        );
+    }
+    let taken = directory.path().join("copy.db.unfinished");
+    std::fs::write(&taken, "of somebody else").unwrap();
+    let refused = queue.store.backup(&directory.path().join("copy.db"));
+    assert!(matches!(refused, Err(BackupError::Copy(_))));
+    assert_eq!(std::fs::read(&taken).unwrap(), b"of somebody else");
+}
+
+// ST-13, ST-18, Q-16
 #[test]
 fn a_copy_of_database_and_log_starts_like_the_original_after_a_power_loss() {
     let queue = Queue::new();

@@ -96,7 +96,7 @@ class Recording:
             return None
         name = path[len(self.queue) + 1:]
         # The index of the log lives in shared memory and is made anew from the log.
-        return None if name.endswith("-shm") or name in ("lock", "reserve") else name
+        return None if name.endswith("-shm") or name in ("lock", "reserve", "selftest") else name
 
     def _add(self, begin, end, kind, what, more=None):
         self.ops.append(Op(begin, end, kind, what, more))

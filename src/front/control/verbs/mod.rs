@@ -178,6 +178,13 @@ pub const TABLE: &[Verb] = &[
         run: daemon::metrics,
     },
     Verb {
+        name: "backup",
+        usage: "to=FILE",
+        help: "Make a consistent copy of the queue in a new file, while the daemon works.",
+        rights: Rights::All,
+        run: upkeep::backup,
+    },
+    Verb {
         name: "check",
         usage: "[quick]",
         help: "Look for damage in the queue: named invariants, and SQLite's integrity_check.",

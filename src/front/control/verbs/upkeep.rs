@@ -1,10 +1,47 @@
-//! Care for the queue as a file: `check`.
+//! Care for the queue as a file: `backup`, `check`.
+
+use std::path::Path;
+use std::time::Instant;
 
 use super::Call;
 use crate::front::control::filter::Args;
 use crate::front::control::output::{Code, Done, Record, Reply, Stop, span};
 use crate::log::Line;
-use crate::store::{Checked, Soundness};
+use crate::store::{BackupError, Checked, Soundness};
+
+pub(super) fn backup(call: &Call<'_>, mut args: Args, reply: &mut Reply<'_>) -> Result<Done, Stop> {
+    let to = args.value("to")?;
+    args.finish()?;
+    let Some(to) = to else {
+        return Err(Stop::usage("backup needs to=FILE"));
+    };
+    let began = Instant::now();
+    let copied = call.control.store.backup(Path::new(&to));
+    let line = Line::new("backup")
+        .num("uid", call.peer.uid)
+        .peer("to", &to);
+    match copied {
+        Ok(bytes) => {
+            let took = began.elapsed();
+            line.num("bytes", bytes).span("took", took).info();
+            let record = Record::new()
+                .text("to", &to)
+                .number("bytes", bytes)
+                .text("took", span(took));
+            reply.record(&record)?;
+            Ok(Done::Count(1, None))
+        }
+        Err(error) => {
+            let text = error.to_string();
+            line.peer("error", &text).warn();
+            Err(match error {
+                BackupError::Path(_) => Stop::usage(text),
+                BackupError::Copy(_) => Stop::Refused(Code::Temporary, text),
+                BackupError::Store(error) => error.into(),
+            })
+        }
+    }
+}
 
 pub(super) fn check(call: &Call<'_>, mut args: Args, reply: &mut Reply<'_>) -> Result<Done, Stop> {
     let quick = args.flag("quick")?;
