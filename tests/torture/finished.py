@@ -15,7 +15,7 @@ import sys
 import time
 
 from daemon import Daemon
-from scenario import program
+from scenario import end_on_sigterm, program
 
 LIMIT = 2.0  # seconds, Q-16
 
@@ -86,6 +86,7 @@ def main():
     parser.add_argument("--messages", type=int, default=100_000)
     parser.add_argument("--starts", type=int, default=10)
     chosen = parser.parse_args()
+    end_on_sigterm()
     few, many = starts(0, chosen.starts), starts(chosen.messages, chosen.starts)
     print("%d starts after a kill: ready in %d ms (slowest %d ms) with nothing finished, in %d ms (slowest %d ms) with %d "
           "finished messages" % (chosen.starts, statistics.median(few) * 1000, max(few) * 1000,

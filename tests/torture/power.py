@@ -30,7 +30,7 @@ from daemon import Daemon, Died
 from judge import faults, open_read
 from record import record
 from recorded import Recorded
-from scenario import program
+from scenario import end_on_sigterm, program
 
 # The share of disks that the daemon itself is started with as well.
 BY_THE_DAEMON = 0.02
@@ -199,6 +199,7 @@ def main():
     parser.add_argument("--from", dest="source")
     parser.add_argument("--only")
     chosen = parser.parse_args()
+    end_on_sigterm()
     if why := tracer.usable():
         print("skipped: " + why)
         sys.exit(77)

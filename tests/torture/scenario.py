@@ -1,6 +1,8 @@
 """One daemon, one receiver, one client, a little of everything that can happen to mail; and what must be true at the end."""
 
 import os
+import signal
+import sys
 import time
 
 from daemon import Daemon, Died
@@ -252,3 +254,8 @@ def program():
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     target = os.environ.get("CARGO_TARGET_DIR", os.path.join(root, "target"))
     return os.environ.get("POSTHASTED", os.path.join(target, "release", "posthasted"))
+
+
+def end_on_sigterm():
+    """By an exception, so that daemons and directories go too."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

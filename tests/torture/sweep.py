@@ -30,7 +30,7 @@ import time
 import old
 import tracer
 from daemon import Died
-from scenario import Stage, in_flight, program
+from scenario import Stage, end_on_sigterm, in_flight, program
 from world import Gone
 
 CALLS = ("pwrite64", "pwritev", "write", "writev", "sendto", "sendmsg", "fsync", "fdatasync", "ftruncate", "fallocate",
@@ -257,6 +257,7 @@ def main():
     parser.add_argument("--jobs", type=int, default=6)
     parser.add_argument("--only")
     chosen = parser.parse_args()
+    end_on_sigterm()
     if why := tracer.usable():
         print("skipped: " + why)
         sys.exit(77)
@@ -271,11 +272,15 @@ def main():
             all_of_them = list(sweep.instants())
             instants = sample(all_of_them, chosen.share, chosen.seed)
         failed = 0
-        with concurrent.futures.ThreadPoolExecutor(chosen.jobs) as pool:
+        pool = concurrent.futures.ThreadPoolExecutor(chosen.jobs)
+        try:
             for instant, wrong in zip(instants, pool.map(sweep.round, instants)):
                 if wrong:
                     failed += 1
                     print("--only %s:%s:%s:%d" % instant, *wrong, sep="\n    ")
+        finally:
+            # Interrupted, it ends after the rounds that run.
+            pool.shutdown(cancel_futures=True)
         unseen = sweep.controls()
         for line in unseen:
             print(line)
