@@ -106,7 +106,7 @@ fn io_failure(error: &rusqlite::Error, code: i32, errno: Errno) -> Trouble {
     let disk = match errno {
         // A sync may say so too (ext4 that became read-only does). What it did not sync is written once more: SQLite
         // puts the next commit over the frames of this one, and a checkpoint copies again what it did not finish.
-        Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG | Errno::EROFS => Disk::Full,
+        _ if is_room(errno) => Disk::Full,
         Errno::EAGAIN | Errno::EINTR if code == ffi::SQLITE_IOERR_WRITE => Disk::Again,
         // After a sync that failed otherwise, what was not synced may be gone although it can still be read, and no
         // later sync says so (ST-4).
@@ -124,6 +124,14 @@ fn io_failure(error: &rusqlite::Error, code: i32, errno: Errno) -> Trouble {
         },
         text,
     }
+}
+
+/// No space or inode, a quota, a size limit, or read-only (ST-5).
+pub(super) fn is_room(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG | Errno::EROFS
+    )
 }
 
 #[cfg(test)]

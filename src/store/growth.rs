@@ -16,6 +16,7 @@ use std::sync::Mutex;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 
+use super::fault;
 use super::open::PAGE;
 use super::shared::lock;
 
@@ -65,17 +66,12 @@ impl Growth {
         let from = file.metadata().map_or(0, |found| found.len());
         let from = i64::try_from(from).unwrap_or(i64::MAX);
         *held = from / PAGE;
+        if pages <= *held {
+            return Ok(());
+        }
         for wanted in [pages + AHEAD, pages] {
-            let length = wanted * PAGE - from;
-            if length <= 0 {
-                return Ok(());
-            }
-            match fallocate(
-                file.as_fd(),
-                FallocateFlags::FALLOC_FL_KEEP_SIZE,
-                from,
-                length,
-            ) {
+            let (keep, length) = (FallocateFlags::FALLOC_FL_KEEP_SIZE, wanted * PAGE - from);
+            match fallocate(file.as_fd(), keep, from, length) {
                 Ok(()) => {
                     *held = wanted;
                     return Ok(());
@@ -85,8 +81,13 @@ impl Growth {
                     *held = i64::MAX;
                     return Ok(());
                 }
-                Err(error) if wanted == pages => return Err(error),
-                Err(_) => {}
+                Err(error) if fault::is_room(error) => {
+                    if wanted == pages {
+                        return Err(error);
+                    }
+                }
+                // The writes themselves will say.
+                Err(_) => return Ok(()),
             }
         }
         Ok(())

@@ -19,7 +19,7 @@ over = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: over.set())
 ledger = open(LEDGER, "a", buffering=1)
 lock = threading.Lock()
-stamp = int(time.time())
+stamp = f"{time.time_ns() // 1_000_000:x}"
 body = ("x" * 75 + "\r\n") * max(1, SIZE // 77)
 
 
