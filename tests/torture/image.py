@@ -9,6 +9,9 @@ import os
 
 VARIANTS = ("none", "all", "prefix-512", "prefix-4096", "some-512", "some-4096", "one-lost", "last-only", "sizes", "stale")
 
+# Of a file; the other operations are those on names.
+CHANGES = ("write", "size")
+
 
 class Disk:
     """Replays operations up to a time; time only goes on."""
@@ -47,14 +50,14 @@ class Disk:
     def _covers(sync, op):
         if op.end > sync.begin:
             return False
-        return op.kind in ("link", "unlink", "rename") if sync.what is None else op.kind in ("write", "size") and op.what == sync.what
+        return op.kind not in CHANGES if sync.what is None else op.kind in CHANGES and op.what == sync.what
 
     def image(self, variant, dice):
         """name -> content."""
         files = {number: bytearray(data) for number, data in self.files.items()}
         names = dict(self.names)
-        changes = [op for op in self.pending if op.kind in ("write", "size")]
-        renames = [op for op in self.pending if op.kind not in ("write", "size")]
+        changes = [op for op in self.pending if op.kind in CHANGES]
+        renames = [op for op in self.pending if op.kind not in CHANGES]
         for op in renames[:{"none": 0, "all": len(renames)}.get(variant, dice.randint(0, len(renames)))]:
             apply(op, files, names)
         for op in pieces(changes, variant, dice, files):
