@@ -2,15 +2,19 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use super::events::{Ask, Asking};
 use crate::config::{Config, ConfigError, Listen, ListenAddress, Live};
-use crate::delivery::{Doing, Workers};
+use crate::delivery::{Doing, Probe, Workers};
 use crate::dispatch::{DestinationSnapshot, Dispatcher, Wake};
 use crate::front::control::{self, Reloaded};
 use crate::front::listener::{Bound, Front};
 use crate::log::{Line, Log};
 use crate::metrics::{Kind, Text};
+use crate::net::deadline::Deadline;
+use crate::policy::failure::Failure;
+use crate::smtp::address::Domain;
 use crate::store::{self, Store};
 
 /// Where a reload takes its configuration from.
@@ -237,6 +241,16 @@ impl control::Host for Host {
 
     fn running(&self) -> Vec<Doing> {
         self.workers.registry().doing()
+    }
+
+    fn probe_tls(
+        &self,
+        domain: &Domain,
+        connect: bool,
+        patience: Duration,
+    ) -> Option<Result<Probe, Failure>> {
+        let end = Deadline::after(patience);
+        Some(self.workers.probe(domain, connect, end))
     }
 
     fn gauges(&self, text: &mut Text) {

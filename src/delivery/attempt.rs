@@ -12,6 +12,7 @@ use super::settle::{Accepted, Happened, Scene, settle};
 use crate::config::{Config, TransportKind, Without8BitMime};
 use crate::dispatch::Feedback;
 use crate::message::RequireTls;
+use crate::metrics::RequireTlsResult;
 use crate::net::deadline::Deadline;
 use crate::net::tls;
 use crate::net::walk::Walk;
@@ -20,7 +21,7 @@ use crate::policy::plan::Target;
 use crate::policy::tls::facts::{MemoryFacts, StsFacts};
 use crate::policy::tls::{Ask, Course, REQUIRETLS, Requirement};
 use crate::policy::{route, verdict};
-use crate::smtp::address::Domain;
+use crate::smtp::address::{AddressDomain, Domain};
 use crate::smtp::client::{Answer, Mail, Rcpt};
 use crate::smtp::reply::EnhancedCode;
 
@@ -85,7 +86,14 @@ pub(super) fn attempt(parts: &Parts, running: &Running, warm: Option<Arc<[u8]>>)
         TransportKind::Relay { hosts } => Target::Relay(hosts.clone()),
     };
     running.at(Stage::Dns);
-    let known = match learn(parts, &config, running, &target, end) {
+    if running.head.require_tls == RequireTls::No {
+        // TLS-13
+        let metrics = parts.store.metrics();
+        metrics.requiretls(RequireTlsResult::Waived);
+    }
+    let require = running.head.require_tls;
+    let recipient = running.rows[0].recipient.path.domain();
+    let known = match learn(parts, &config, require, &target, recipient, end) {
         Ok(known) => known,
         Err(failure) => return stopped(failure),
     };
@@ -134,18 +142,23 @@ pub(super) fn attempt(parts: &Parts, running: &Running, warm: Option<Arc<[u8]>>)
 }
 
 /// What is known about TLS before the first host.
-struct Known {
-    course: Course,
-    remembered: MemoryFacts,
-    context: tls::Context,
+pub(super) struct Known {
+    /// What holds for all hosts.
+    pub course: Course,
+    /// What the store remembers of the domain, however old.
+    pub remembered: MemoryFacts,
+    /// The domain's MTA-STS policy.
+    pub sts: StsFacts,
+    pub context: tls::Context,
 }
 
 /// Gathers the facts that TLS needs of the domain as a whole.
-fn learn(
+pub(super) fn learn(
     parts: &Parts,
     config: &Config,
-    running: &Running,
+    require: RequireTls,
     target: &Target,
+    recipient: &AddressDomain,
     end: Deadline,
 ) -> Result<Known, Failure> {
     // DV-19: a file of authorities that cannot be read is our own fault, and no reason for clear text.
@@ -153,13 +166,11 @@ fn learn(
         .network
         .tls()
         .map_err(|error| local(Stage::Route, EnhancedCode::new(4, 3, 5), error))?;
-    let require = running.head.require_tls;
     let ask = match target {
         Target::Relay(_) if require == RequireTls::Yes => return Err(no_requiretls_by_relay()),
         Target::Relay(_) => Ask::relay(config.tls.fallback, require),
         Target::Domain(_) | Target::Literal(_) => {
-            let domain = running.rows[0].recipient.path.domain();
-            Ask::of(&config.tls, &config.tls_policy, true, domain, require)
+            Ask::of(&config.tls, &config.tls_policy, true, recipient, require)
         }
     };
     let mut remembered = MemoryFacts::nothing();
@@ -183,8 +194,9 @@ fn learn(
     }
     let memory = remembered.at(parts.clock.now(), config.tls.memory_age.get());
     Ok(Known {
-        course: ask.learn(sts, memory)?,
+        course: ask.learn(sts.clone(), memory)?,
         remembered,
+        sts,
         context,
     })
 }
@@ -239,6 +251,12 @@ impl Attempt<'_> {
             let limits = &session.capabilities().limits;
             let batch = self.take_batch(here, limits.rcpt_max, limits.rcpt_domain_max);
             let head = &self.running.head;
+            if requirement.requiretls {
+                self.parts
+                    .store
+                    .metrics()
+                    .requiretls(RequireTlsResult::Sent);
+            }
             let mail = Mail {
                 reverse_path: &head.reverse_path,
                 size: head.size,
@@ -428,6 +446,10 @@ impl Attempt<'_> {
         for row in here.drain(..) {
             let path = &self.running.rows[row].recipient.path;
             let failure = if requiretls {
+                self.parts
+                    .store
+                    .metrics()
+                    .requiretls(RequireTlsResult::Refused);
                 // RFC 8689 §4.2.1
                 unfit(
                     REQUIRETLS,

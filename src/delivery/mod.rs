@@ -12,6 +12,7 @@ mod facts;
 mod fixture;
 mod outcome;
 mod pool;
+mod probe;
 mod running;
 mod session;
 mod settle;
@@ -20,6 +21,7 @@ mod worker;
 
 pub use facts::{StsSource, TlsReports, TlsSeams};
 pub use pool::Pools;
+pub use probe::{Probe, ProbedHost, ProbedSession};
 pub use running::{Doing, Registry};
 pub use worker::Workers;
 

@@ -10,14 +10,15 @@ use super::pool::{Key, Place};
 use super::session::{Security, Session};
 use super::settle::{Scene, give_back};
 use crate::clock::Timestamp;
+use crate::metrics::DaneResult;
 use crate::net::deadline::Deadline;
 use crate::net::dial::Connection;
 use crate::net::stream::Stream;
 use crate::net::walk::{ReadyHost, Walk};
 use crate::policy::failure::{Failure, Stage, TlsLevel};
-use crate::policy::tls::facts::DaneFacts;
-use crate::policy::tls::report::{self, Seen};
-use crate::policy::tls::{Encryption, Fault, Reached, Requirement};
+use crate::policy::tls::facts::{DaneFacts, StsMode};
+use crate::policy::tls::report::{self, Applied, Seen};
+use crate::policy::tls::{Encryption, Fault, Reached, Requirement, Source};
 use crate::smtp::client::{Options, StartTls, Why};
 use crate::store::TlsSeen;
 
@@ -79,11 +80,7 @@ impl Attempt<'_> {
         };
         let mut options = Options {
             helo: key.helo,
-            starttls: match requirement.conditions.encryption {
-                Encryption::Never => StartTls::Never,
-                Encryption::IfOffered => StartTls::IfOffered,
-                Encryption::Required => StartTls::Required,
-            },
+            starttls: starttls(&requirement),
             // CL-2: HELO knows no SMTPUTF8.
             helo_fallback: !self.pending.iter().any(|row| self.needs_utf8(*row)),
             pipelining: deliver.pipelining,
@@ -152,6 +149,9 @@ impl Attempt<'_> {
         };
         let names = walk.names(host);
         let result = self.course.host(&names, &dane);
+        if matches!(dane, DaneFacts::Failed(_)) {
+            self.parts.store.metrics().dane(DaneResult::Lookup);
+        }
         if let (Err(failure), Some(domain)) = (&result, &self.domain)
             && let Some((applied, kind)) = self.course.skipped(&names, &dane)
         {
@@ -234,6 +234,7 @@ impl Attempt<'_> {
                     .key("qid", self.running.head.id)
                     .key("relay", format!("{}[{}]", scene.host, address.ip()))
                     .warn();
+                self.parts.store.metrics().tls_injection();
             }
             if not.over_tls && options.starttls != StartTls::Never {
                 self.report_failed(host, requirement, scene, not.reached.as_deref(), &failure);
@@ -250,6 +251,7 @@ impl Attempt<'_> {
                     .key("relay", format!("{}[{}]", scene.host, address.ip()))
                     .peer("text", &failure.text)
                     .warn();
+                self.parts.store.metrics().tls_fallback();
                 options.starttls = StartTls::Never;
                 redial = Some((address, source));
                 began = Instant::now();
@@ -327,7 +329,10 @@ impl Attempt<'_> {
         reached: Option<&Reached>,
     ) {
         let plain = Reached::plain();
-        let result = report::of_session(requirement, reached.unwrap_or(&plain));
+        let reached = reached.unwrap_or(&plain);
+        self.parts.store.metrics().tls(reached.level());
+        self.count(requirement, true);
+        let result = report::of_session(requirement, reached);
         self.seen(host, requirement, scene, result);
     }
 
@@ -340,6 +345,7 @@ impl Attempt<'_> {
         reached: Option<&Reached>,
         failure: &Failure,
     ) {
+        self.count(requirement, false);
         let result = match reached {
             Some(reached) => report::of_session(requirement, reached),
             None => Err(Fault {
@@ -354,6 +360,21 @@ impl Attempt<'_> {
         self.seen(host, requirement, scene, result);
     }
 
+    /// What a host's TLS came to, for those who asked something of it (OBS-6).
+    fn count(&self, requirement: &Requirement, passed: bool) {
+        let metrics = self.parts.store.metrics();
+        if requirement.is_asked_by(Source::Memory) {
+            metrics.tls_memory(passed);
+        }
+        if requirement.is_asked_by(Source::Dane) {
+            metrics.dane(match (passed, requirement.conditions.by_dane) {
+                (true, true) => DaneResult::Verified,
+                (true, false) => DaneResult::Unusable,
+                (false, _) => DaneResult::Failed,
+            });
+        }
+    }
+
     fn seen(
         &self,
         host: &ReadyHost,
@@ -362,6 +383,12 @@ impl Attempt<'_> {
         result: Result<(), Fault>,
     ) {
         let Some(domain) = &self.domain else { return };
+        if let Applied::Sts(policy) = &requirement.applied
+            && policy.mode != StsMode::None
+        {
+            let enforce = policy.mode == StsMode::Enforce;
+            self.parts.store.metrics().sts(enforce, result.is_ok());
+        }
         self.parts.tls.reports.seen(Seen {
             domain: domain.clone(),
             applied: requirement.applied.clone(),
@@ -390,5 +417,14 @@ impl Attempt<'_> {
         } else {
             quitting.push(session);
         }
+    }
+}
+
+/// What a requirement says of STARTTLS.
+pub(super) fn starttls(requirement: &Requirement) -> StartTls {
+    match requirement.conditions.encryption {
+        Encryption::Never => StartTls::Never,
+        Encryption::IfOffered => StartTls::IfOffered,
+        Encryption::Required => StartTls::Required,
     }
 }

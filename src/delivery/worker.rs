@@ -102,6 +102,10 @@ impl Workers {
         self.crew.grow(count)
     }
 
+    pub(super) fn parts(&self) -> &Parts {
+        &self.crew.parts
+    }
+
     /// Transactions under way.
     pub fn registry(&self) -> &Registry {
         &self.crew.parts.registry

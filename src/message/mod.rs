@@ -83,6 +83,17 @@ pub enum RequireTls {
     No,
 }
 
+impl RequireTls {
+    /// As the control socket and the log write it.
+    pub fn word(self) -> &'static str {
+        match self {
+            RequireTls::Default => "default",
+            RequireTls::Yes => "yes",
+            RequireTls::No => "no",
+        }
+    }
+}
+
 /// What all recipients of a message share; the facts of a message row but for its content.
 #[derive(Clone, Debug)]
 pub struct Head {

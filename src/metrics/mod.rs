@@ -7,12 +7,14 @@
 //! transports beyond [`MOST`] are counted together.
 
 mod text;
+mod tls;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 pub use text::{Kind, Text};
+pub use tls::{DaneResult, RequireTlsResult};
 
 use crate::policy::failure::Cause;
 use crate::smtp::reply::ReplyCode;
@@ -41,6 +43,7 @@ struct Counters {
     /// Notices to senders by kind.
     dsn: [AtomicU64; 3],
     orphans: AtomicU64,
+    tls: tls::TlsCounters,
 }
 
 /// What stopped an attempt, as a label (OBS-7): a bounded set.
@@ -141,6 +144,7 @@ impl Metrics {
             "Pieces of content of messages that never came, found at the start.",
             load(&counters.orphans),
         );
+        counters.tls.write(text);
     }
 }
 

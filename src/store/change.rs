@@ -58,7 +58,10 @@ pub(super) fn concerns(change: &Change, state: State) -> Hit {
         (Change::Release, State::Held) => changed,
         (Change::Release, State::Queued | State::Claimed) => Hit::Left,
         // From the next attempt on.
-        (Change::Route { .. }, State::Queued | State::Held | State::Claimed) => changed,
+        (
+            Change::Route { .. } | Change::RequireTls { .. },
+            State::Queued | State::Held | State::Claimed,
+        ) => changed,
     }
 }
 
@@ -140,6 +143,12 @@ impl Writer<'_> {
                 self.touched.insert(found.destination);
                 self.tally.held -= 1;
                 self.tally.queued += 1;
+            }
+            Change::RequireTls { value } => {
+                let message = found.id >> 20;
+                self.sql
+                    .set_require_tls
+                    .execute(params![message, rows::require_tls(*value)])?;
             }
             Change::Route {
                 transport,

@@ -85,6 +85,7 @@ statements! {
     set_next: "UPDATE recipient SET next_attempt = ?2 WHERE id = ?1";
     hold: "UPDATE recipient SET state = 2, blocker = ?2 WHERE id = ?1";
     release_held: "UPDATE recipient SET state = 0 WHERE id = ?1";
+    set_require_tls: "UPDATE message SET require_tls = ?2 WHERE id = ?1";
     set_route: "UPDATE recipient SET transport = ?2, destination = ?3 WHERE id = ?1";
     set_wish: "UPDATE recipient SET wish = ?2, wish_text = ?3, wish_uid = ?4 WHERE id = ?1";
     /// Recipients of one message that are not final, a page at a time.

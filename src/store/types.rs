@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::content::Staged;
 use crate::clock::Timestamp;
-use crate::message::{Head, NewRecipient, QueueId, RecipientId};
+use crate::message::{Head, NewRecipient, QueueId, RecipientId, RequireTls};
 use crate::policy::failure::{Attempt, Verdict};
 use crate::smtp::address::{Domain, ForwardPath};
 
@@ -474,6 +474,11 @@ pub enum Change {
         transport: Option<String>,
         /// The group the recipients wait in from now on; `None`: their domain's.
         destination: Option<DestinationKey>,
+    },
+    /// What the whole message requires of TLS, from the next attempt on.
+    RequireTls {
+        /// The wish.
+        value: RequireTls,
     },
 }
 

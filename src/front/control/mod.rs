@@ -14,9 +14,13 @@ pub mod server;
 pub mod times;
 pub mod verbs;
 
-use crate::delivery::Doing;
+use std::time::Duration;
+
+use crate::delivery::{Doing, Probe};
 use crate::dispatch::Wake;
 use crate::metrics::Text;
+use crate::policy::failure::Failure;
+use crate::smtp::address::Domain;
 
 /// What the control socket asks of the daemon around it. Called from the threads of control clients, several at once.
 pub trait Host: Send + Sync {
@@ -37,6 +41,17 @@ pub trait Host: Send + Sync {
     /// The attempts that are running, at most one entry per worker, for `list` and `show`.
     fn running(&self) -> Vec<Doing> {
         Vec::new()
+    }
+
+    /// How mail for a domain would be protected, with one connection if wanted, for `tlsinfo`; blocks for `patience` at
+    /// most. `None`: there is nobody to ask.
+    fn probe_tls(
+        &self,
+        _domain: &Domain,
+        _connect: bool,
+        _patience: Duration,
+    ) -> Option<Result<Probe, Failure>> {
+        None
     }
 
     /// What `metrics` shows besides the numbers of the store.

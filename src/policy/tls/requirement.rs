@@ -110,6 +110,11 @@ impl Requirement {
         texts.join(", ")
     }
 
+    /// Whether this source is among those that ask.
+    pub fn is_asked_by(&self, source: Source) -> bool {
+        self.sources.contains(&source)
+    }
+
     /// The level that is required, in the words of the configuration.
     pub fn level(&self) -> &'static str {
         let conditions = &self.conditions;

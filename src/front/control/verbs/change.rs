@@ -95,6 +95,19 @@ pub(super) fn route(call: &Call<'_>, mut args: Args, reply: &mut Reply<'_>) -> R
     left_out(&report, reply)
 }
 
+/// A change that moves nothing: the same for all recipients that are not final.
+pub(super) fn changed(
+    call: &Call<'_>,
+    args: Args,
+    event: &'static str,
+    change: &Change,
+    reply: &mut Reply<'_>,
+) -> Result<Done, Stop> {
+    let wanted = Wanted::take(call, args)?;
+    let report = wanted.apply(call, event, change, Some(call.now), reply)?;
+    left_out(&report, reply)
+}
+
 /// Takes `transport` as the transport to set (CTL-14).
 fn transport(call: &Call<'_>, args: &mut Args) -> Result<Option<Change>, Stop> {
     let Some(name) = args.value("transport")? else {
@@ -260,6 +273,7 @@ impl Trail<'_> {
             Change::Route { transport, .. } => {
                 line.key("transport", transport.as_deref().unwrap_or("default"))
             }
+            Change::RequireTls { value } => line.key("set", value.word()),
             Change::Drop { .. } | Change::Release => line,
         }
         .info();

@@ -5,6 +5,7 @@ mod daemon;
 mod list;
 mod pause;
 mod show;
+mod tls;
 mod upkeep;
 
 use std::io;
@@ -150,6 +151,13 @@ pub const TABLE: &[Verb] = &[
         run: change::route,
     },
     Verb {
+        name: "requiretls",
+        usage: "FILTER|all set=yes|no|default [dry-run]",
+        help: "Say what messages require of TLS from the next attempt on, whatever their senders asked for.",
+        rights: Rights::All,
+        run: tls::requiretls,
+    },
+    Verb {
         name: "pause",
         usage: "[transport=T|domain=D] [for=DURATION] [reason=TEXT]",
         help: "Begin no deliveries at all, by this transport, or to this domain; mail is still accepted.",
@@ -162,6 +170,13 @@ pub const TABLE: &[Verb] = &[
         help: "Lift that pause, or with the word all every pause.",
         rights: Rights::All,
         run: pause::resume,
+    },
+    Verb {
+        name: "tlsinfo",
+        usage: "[domain=D [clear|test]]",
+        help: "Show what domains reached in TLS, or what holds for one; forget it; or make one connection to test it.",
+        rights: Rights::All,
+        run: tls::tlsinfo,
     },
     Verb {
         name: "stats",

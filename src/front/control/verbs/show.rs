@@ -85,14 +85,7 @@ fn head_record(call: &Call<'_>, shown: &Shown) -> Record {
         .text("content", if shown.has_content { "yes" } else { "no" })
         .text("eight-bit", if head.eight_bit { "yes" } else { "no" })
         .text("smtputf8", if head.utf8_headers { "yes" } else { "no" })
-        .text(
-            "requiretls",
-            match head.require_tls {
-                crate::message::RequireTls::Default => "default",
-                crate::message::RequireTls::Yes => "yes",
-                crate::message::RequireTls::No => "no",
-            },
-        )
+        .text("requiretls", head.require_tls.word())
         .number("priority", head.priority)
         .maybe("envid", head.envid.as_ref())
         .maybe("ret", ret)
