@@ -21,7 +21,7 @@ TARGET  := $(or $(CARGO_TARGET_DIR),target)
 DAEMON  := $(TARGET)/release/posthasted
 TOOL    := $(TARGET)/release/posthaste
 
-.PHONY: all help check fmt lint man rules bans deny test peers faults-short torture fuzz-short fuzz demo run bench \
+.PHONY: all help check fmt lint man rules bans deny test peers faults-short torture fuzz-short fuzz demo run bench growth \
 	deps install install-bin uninstall dist clean
 
 all: ## build posthasted and posthaste (optimised)
@@ -90,6 +90,9 @@ run: all tools ## the same daemon in the foreground, to play with
 
 bench: all ## posthaste beside Postfix and chasquid, in one run (root): make bench QUICK=1, COUNT=, ROUNDS=, ROWS="keep large"
 	bash tests/bench/run.sh $(ROWS)
+
+growth: all ## the daemon while very many recipients wait (root): make growth WAITING="1000 1000000"
+	bash tests/bench/growth.sh $(WAITING)
 
 # --- to have -------------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 //! How fast the queue is, and that its cost does not follow its length.
 //!
-//! `cargo bench --bench queue -- [threads=N] [messages=N] [size=BYTES] [backlog=N,N,..] [dir=PATH]`
+//! `cargo bench --bench queue -- [threads=N] [messages=N] [size=BYTES] [backlog=N,N,..] [dir=PATH] [fill=N]`
 //!
 //! Sync is on, as always; put `dir` on a tmpfs to see the CPU alone. Prints one line per measurement. Not part of
 //! `cargo test`: times say nothing on a busy machine, and ratios within one run are all that counts.
@@ -30,6 +30,8 @@ struct Options {
     size: usize,
     backlog: Vec<usize>,
     dir: PathBuf,
+    /// Only fills the queue directory `dir` with so many recipients.
+    fill: usize,
 }
 
 fn options() -> Options {
@@ -39,6 +41,7 @@ fn options() -> Options {
         size: 4096,
         backlog: vec![1000, 100_000],
         dir: std::env::temp_dir(),
+        fill: 0,
     };
     for word in std::env::args().skip(1) {
         let Some((key, value)) = word.split_once('=') else {
@@ -55,6 +58,7 @@ fn options() -> Options {
                     .map(|word| word.parse().unwrap())
                     .collect();
             }
+            "fill" => options.fill = value.parse().unwrap(),
             "dir" => options.dir = value.into(),
             other => panic!("unknown option {other}"),
         }
@@ -153,8 +157,33 @@ fn add(store: &Store, clock: &Clock, content: &Arc<[u8]>, n: usize, claimed: boo
     id
 }
 
+/// A queue for a daemon to be measured with (growth.sh): all of it waits for an hour, but for the last message.
+fn fill(options: &Options, content: &Arc<[u8]>) {
+    let clock = Clock::system();
+    let mut settings = queue::settings(&options.dir);
+    settings.path.clone_from(&options.dir);
+    let (store, _) = Store::open(&settings, &clock).unwrap();
+    let later = clock.now().plus(Duration::from_secs(3600));
+    spread(options.threads, options.fill, |n| {
+        let id = store.allocate_id().unwrap();
+        let due = if n + 1 == options.fill {
+            clock.now()
+        } else {
+            later
+        };
+        let row = queue::row(&format!("user{n}@{}", domain(n)), due);
+        let mut message = queue::message(id, clock.now(), vec![row]);
+        message.content = NewContent::Inline(Arc::clone(content));
+        store.enqueue(message).unwrap();
+    });
+    store.close();
+}
+
 fn main() {
     let options = options();
+    if options.fill > 0 {
+        return fill(&options, &Arc::from(vec![b'x'; options.size]));
+    }
     println!(
         "threads={} messages={} size={} dir={}",
         options.threads,
