@@ -122,7 +122,8 @@ impl Dispatcher {
         let watchdog = match watchdog {
             Ok(handle) => handle,
             Err(error) => {
-                shared.stop();
+                // Nothing was claimed yet.
+                drop(shared.stop());
                 let _ = dispatcher.join();
                 return Err(error);
             }
@@ -142,7 +143,7 @@ impl Dispatcher {
     /// Stops dispatching and joins the thread; what no worker has taken goes back to the queue unattempted. The
     /// store must still be open. Transactions that run go on; their permits may come back at any time later.
     pub fn stop(&self) {
-        self.shared.stop();
+        let ready = self.shared.stop();
         let threads = self
             .threads
             .lock()
@@ -154,6 +155,7 @@ impl Dispatcher {
             let _ = threads.dispatcher.join();
             let _ = threads.watchdog.join();
         }
+        self.shared.unclaim(ready);
         self.shared
             .unclaim(self.shared.untaken.try_iter().collect());
     }

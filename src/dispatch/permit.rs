@@ -27,38 +27,53 @@ pub struct Transaction {
     pub permit: Permit,
 }
 
-/// A worker's slot and a place in its destination's window. Given back on drop.
-pub struct Permit(Option<(Arc<Shared>, DestinationKey)>);
+/// A place in its destination's window, and once a worker has it, its slot. Given back on drop.
+pub struct Permit {
+    held: Option<(Arc<Shared>, DestinationKey)>,
+    /// It is with the workers.
+    runs: bool,
+}
 
 impl Permit {
     pub(super) fn new(shared: &Arc<Shared>, destination: &DestinationKey) -> Permit {
-        Permit(Some((Arc::clone(shared), destination.clone())))
+        Permit {
+            held: Some((Arc::clone(shared), destination.clone())),
+            runs: false,
+        }
+    }
+
+    /// From here on with the workers, or not.
+    pub(super) fn runs(&mut self, runs: bool) {
+        self.runs = runs;
     }
 
     /// A permit that holds nothing, for transactions that no schedule knows of.
     pub fn detached() -> Permit {
-        Permit(None)
+        Permit {
+            held: None,
+            runs: false,
+        }
     }
 
     /// What the worker learned of the destination, given back together with the slot.
     pub fn finish(mut self, feedback: Feedback) {
-        if let Some((shared, destination)) = self.0.take() {
-            shared.release(&destination, Some(feedback));
+        if let Some((shared, destination)) = self.held.take() {
+            shared.release(&destination, Some(feedback), self.runs);
         }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if let Some((shared, destination)) = self.0.take() {
-            shared.release(&destination, None);
+        if let Some((shared, destination)) = self.held.take() {
+            shared.release(&destination, None, self.runs);
         }
     }
 }
 
 impl fmt::Debug for Permit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
+        match &self.held {
             Some((_, destination)) => f.debug_tuple("Permit").field(&destination.0).finish(),
             None => f.write_str("Permit(detached)"),
         }

@@ -166,6 +166,11 @@ impl Schedule {
         self.scan.again(now);
     }
 
+    /// Most connections that a destination may have at once.
+    pub fn connections(&self) -> usize {
+        self.window()
+    }
+
     /// What is blocked now.
     pub fn blocks(&self) -> &Arc<Blocks> {
         &self.blocks
@@ -201,9 +206,9 @@ impl Schedule {
 
     /// A slot comes back, with what was learned of the destination. Windows that learn (SC-5) and destinations that
     /// are dead (SC-7) will begin here; so far it is only remembered.
-    pub fn release(&mut self, key: &DestinationKey, feedback: Option<Feedback>) {
+    pub fn release(&mut self, key: &DestinationKey, feedback: Option<Feedback>, now: Timestamp) {
         self.progress += 1;
-        self.turns.release(key, feedback);
+        self.turns.release(key, feedback, now);
     }
 
     /// The answer to [`Read::Page`].

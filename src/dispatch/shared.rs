@@ -4,6 +4,7 @@
 //! dropped under it. The thread is woken only when it sleeps and there is something for it to do, so a busy daemon
 //! rings seldom.
 
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -35,9 +36,66 @@ pub(super) struct State {
     /// To the workers; `None` once dispatch has stopped.
     out: Option<Sender<Transaction>>,
     anteroom: Anteroom,
+    /// By destination: transactions with the workers, and those that are claimed ahead.
+    lanes: HashMap<DestinationKey, Lane>,
     /// Since the thread sleeps: until when. `None` while it is awake.
     asleep: Option<Option<Timestamp>>,
     pub(super) stopping: bool,
+}
+
+/// What one destination has.
+#[derive(Default)]
+struct Lane {
+    /// With the workers: at most its window, whatever is claimed.
+    running: usize,
+    /// Claimed ahead while all its connections are busy. Bounded like claims are.
+    ready: VecDeque<Transaction>,
+}
+
+impl State {
+    /// To the workers; back if nobody is there to take it.
+    fn put(&mut self, mut transaction: Transaction) -> Option<Transaction> {
+        let Some(out) = &self.out else {
+            self.left(&transaction.destination);
+            return Some(transaction);
+        };
+        transaction.permit.runs(true);
+        match out.try_send(transaction) {
+            Ok(()) => None,
+            Err(TrySendError::Full(mut back) | TrySendError::Disconnected(mut back)) => {
+                back.permit.runs(false);
+                self.left(&back.destination);
+                Some(back)
+            }
+        }
+    }
+
+    /// A connection has come back: the next transaction that is ready gets it.
+    fn hand_on(&mut self, destination: &DestinationKey) -> Option<Transaction> {
+        let connections = self.schedule.connections();
+        let lane = self.lanes.get_mut(destination)?;
+        if lane.running > connections {
+            // The limit was lowered.
+            self.left(destination);
+            return None;
+        }
+        match lane.ready.pop_front() {
+            Some(next) => self.put(next),
+            None => {
+                self.left(destination);
+                None
+            }
+        }
+    }
+
+    fn left(&mut self, destination: &DestinationKey) {
+        if let Some(lane) = self.lanes.get_mut(destination) {
+            lane.running = lane.running.saturating_sub(1);
+            if lane.running == 0 && lane.ready.is_empty() {
+                self.lanes.remove(destination);
+            }
+        }
+    }
 }
 
 impl Shared {
@@ -61,6 +119,7 @@ impl Shared {
                 schedule,
                 out: Some(out),
                 anteroom: Anteroom::default(),
+                lanes: HashMap::new(),
                 asleep: None,
                 stopping: false,
             }),
@@ -114,14 +173,21 @@ impl Shared {
         })
     }
 
+    /// A claim is given back; with `running` a connection too, for what is ready.
     pub(super) fn release(
         self: &Arc<Self>,
         destination: &DestinationKey,
         feedback: Option<Feedback>,
+        running: bool,
     ) {
         let now = self.clock.now();
         let mut state = self.lock();
-        state.schedule.release(destination, feedback);
+        state.schedule.release(destination, feedback, now);
+        let refused = if running {
+            state.hand_on(destination)
+        } else {
+            None
+        };
         let seat = state.anteroom.came_back(destination, now);
         let called = seat.filter(|_| state.schedule.reserve(destination, now));
         if called.is_some() {
@@ -132,6 +198,7 @@ impl Shared {
         if let Some(seat) = called {
             seat.call(Permit::new(self, destination));
         }
+        self.unclaim(refused.into_iter().collect());
     }
 
     /// Sends transactions to the workers; what cannot be sent comes back.
@@ -140,16 +207,20 @@ impl Shared {
         state: &mut State,
         transactions: impl IntoIterator<Item = Transaction>,
     ) -> Vec<Transaction> {
+        let connections = state.schedule.connections();
         let mut refused = Vec::new();
         for transaction in transactions {
-            match &state.out {
-                None => refused.push(transaction),
-                Some(out) => match out.try_send(transaction) {
-                    Ok(()) => {}
-                    Err(TrySendError::Full(back) | TrySendError::Disconnected(back)) => {
-                        refused.push(back);
-                    }
-                },
+            let lane = state
+                .lanes
+                .entry(transaction.destination.clone())
+                .or_default();
+            if lane.running < connections {
+                lane.running += 1;
+                refused.extend(state.put(transaction));
+            } else if state.out.is_some() {
+                lane.ready.push_back(transaction);
+            } else {
+                refused.push(transaction);
             }
         }
         refused
@@ -174,13 +245,15 @@ impl Shared {
         }
     }
 
-    /// Tells the thread to end, and the workers that nothing more comes.
-    pub(super) fn stop(&self) {
+    /// Tells the thread to end, and the workers that nothing more comes. What was ready for them comes back.
+    pub(super) fn stop(&self) -> Vec<Transaction> {
         let mut state = self.lock();
         state.stopping = true;
         state.out = None;
         state.asleep = None;
         let _ = self.bell.try_send(()); // full: it rings already
+        let lanes = state.lanes.values_mut();
+        lanes.flat_map(|lane| lane.ready.drain(..)).collect()
     }
 
     /// Before sleeping; `false` if something happened since the schedule was asked.

@@ -8,11 +8,19 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::permit::Feedback;
+use crate::clock::Timestamp;
 use crate::policy::limit::{Standing, half, room};
 use crate::store::DestinationKey;
 
 /// Most destinations in the line; those in flight are remembered besides.
 pub const MOST_WAITING: usize = 4096;
+
+/// See [`Pace`].
+const SPAN: i64 = 10;
+
+/// Slots that come back within a span from a quick destination: what is claimed ahead waits for some tens of
+/// milliseconds at most.
+const QUICK: u32 = 4;
 
 /// A destination whose turn it is, and the slots set aside for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +57,7 @@ pub struct Active<'a> {
 struct Entry {
     in_flight: usize,
     place: Place,
+    pace: Pace,
     push_back: Option<String>,
     /// Mail came due while it was being served.
     dirty: bool,
@@ -67,6 +76,32 @@ enum Place {
     Aside,
     /// Handed out by [`Turns::serve`], not yet answered by [`Turns::served`].
     Serving,
+}
+
+/// How quickly a destination gives slots back.
+#[derive(Debug, Default)]
+struct Pace {
+    /// The span of [`SPAN`] milliseconds that is counted now, by number.
+    span: i64,
+    count: u32,
+    /// What came back in the span before it.
+    before: u32,
+}
+
+impl Pace {
+    fn count(&mut self, now: Timestamp) {
+        let span = now.millis().div_euclid(SPAN);
+        if span != self.span {
+            self.before = if span == self.span + 1 { self.count } else { 0 };
+            (self.span, self.count) = (span, 0);
+        }
+        self.count = self.count.saturating_add(1);
+    }
+
+    /// As of the last slot that came back.
+    fn is_quick(&self) -> bool {
+        self.count.max(self.before) >= QUICK
+    }
 }
 
 /// The line and the counters.
@@ -166,12 +201,10 @@ impl Turns {
     /// A slot for mail that is just being accepted: only if nothing older of its destination waits, and each
     /// destination in the line could still have a worker.
     pub fn reserve(&mut self, key: &DestinationKey) -> bool {
-        let (in_flight, idle) = match self.entries.get(key) {
-            Some(entry) => (entry.in_flight, entry.place == Place::Idle),
-            None => (0, true),
-        };
+        let entry = self.entries.get(key);
+        let idle = entry.is_none_or(|entry| entry.place == Place::Idle);
         let free = self.workers.saturating_sub(self.in_flight);
-        if !idle || free <= self.waiting() || self.room(in_flight) == 0 {
+        if !idle || free <= self.waiting() || self.room(entry) == 0 {
             return false;
         }
         self.entries.entry(key.clone()).or_default().in_flight += 1;
@@ -187,11 +220,12 @@ impl Turns {
     }
 
     /// Gives a slot back.
-    pub fn release(&mut self, key: &DestinationKey, feedback: Option<Feedback>) {
-        if let Some(push_back) = feedback.and_then(|feedback| feedback.push_back)
-            && let Some(entry) = self.entries.get_mut(key)
-        {
-            entry.push_back = Some(push_back);
+    pub fn release(&mut self, key: &DestinationKey, feedback: Option<Feedback>, now: Timestamp) {
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.pace.count(now);
+            if let Some(push_back) = feedback.and_then(|feedback| feedback.push_back) {
+                entry.push_back = Some(push_back);
+            }
         }
         self.give_back(key, 1);
         self.settle_place(key);
@@ -215,8 +249,7 @@ impl Turns {
             &mut self.busy
         };
         let key = line.remove(&ticket)?;
-        let in_flight = self.entries.get(&key).map_or(0, |entry| entry.in_flight);
-        let slots = self.room(in_flight).min(share);
+        let slots = self.room(self.entries.get(&key)).min(share);
         let entry = self.entries.entry(key.clone()).or_default();
         entry.place = Place::Serving;
         entry.dirty = false;
@@ -281,20 +314,36 @@ impl Turns {
         keys
     }
 
-    fn room(&self, in_flight: usize) -> usize {
+    fn room(&self, entry: Option<&Entry>) -> usize {
         room(&Standing {
             workers: self.workers,
             busy: self.in_flight,
-            in_flight,
-            window: self.window,
+            in_flight: entry.map_or(0, |entry| entry.in_flight),
+            window: self.window_of(entry),
         })
+    }
+
+    /// A quick destination may have as much again claimed ahead, so that there is something for each connection in the
+    /// moment it comes back, and claims are made by the dozen.
+    fn window_of(&self, entry: Option<&Entry>) -> usize {
+        let ahead = entry.is_some_and(|entry| entry.pace.is_quick());
+        if ahead {
+            self.window.saturating_mul(2)
+        } else {
+            self.window
+        }
+    }
+
+    /// The most that a destination may have, however many workers are free.
+    fn most(&self, entry: &Entry) -> usize {
+        self.window_of(Some(entry)).min(half(self.workers))
     }
 
     /// The ticket at the head of what can be served now, and whether it stands in the fresh part.
     fn head(&self) -> Option<(u64, bool)> {
         let fresh = self.fresh.first_key_value().map(|(&ticket, _)| ticket);
         let busy = self.busy.first_key_value().map(|(&ticket, _)| ticket);
-        let for_fresh = self.room(0) > 0;
+        let for_fresh = self.room(None) > 0;
         // The limits of its own are not the reason why a destination stands in the line; one slot of another's kind
         // tells whether workers are left for those that already have some.
         let for_busy = self.room_for_busy();
@@ -316,16 +365,22 @@ impl Turns {
         }) > 0
     }
 
-    /// Whether `in_flight` is all that a destination may have, however many workers are free.
-    fn at_limit(&self, in_flight: usize) -> bool {
-        in_flight >= self.window.min(half(self.workers))
+    /// Whether a destination that stands aside is to be served again. One that has claims ahead waits until half of
+    /// them are used up: its connections are busy that long, and one commit then claims many.
+    fn has_room_again(&self, key: &DestinationKey) -> bool {
+        self.entries.get(key).is_some_and(|entry| {
+            let most = self.most(entry);
+            let ahead = most.saturating_sub(self.window);
+            entry.in_flight + ahead.div_ceil(2) <= most && entry.in_flight < most
+        })
     }
 
     /// To the end of the line, or aside. The destination must not be in the line.
     fn join(&mut self, key: &DestinationKey) {
-        let in_flight = self.entries.get(key).map_or(0, |entry| entry.in_flight);
+        let entry = self.entries.get(key);
+        let in_flight = entry.map_or(0, |entry| entry.in_flight);
         let ticket = self.ticket;
-        let place = if self.at_limit(in_flight) {
+        let place = if entry.is_some_and(|entry| entry.in_flight >= self.most(entry)) {
             Place::Aside
         } else if in_flight == 0 {
             self.fresh.insert(ticket, key.clone());
@@ -375,7 +430,7 @@ impl Turns {
                     self.fresh.insert(ticket, key);
                 }
             }
-            Place::Aside if !self.at_limit(in_flight) => self.join(key),
+            Place::Aside if self.has_room_again(key) => self.join(key),
             _ => {}
         }
     }
@@ -384,6 +439,10 @@ impl Turns {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn now() -> Timestamp {
+        Timestamp::from_secs(1)
+    }
 
     fn key(n: usize) -> DestinationKey {
         DestinationKey(format!("d{n}.example").into())
@@ -407,8 +466,8 @@ mod tests {
             assert!(turns.offer(&key(n)));
         }
         assert_eq!(all_picks(&mut turns), [(0, 1), (1, 1), (2, 1), (3, 1)]);
-        turns.release(&key(2), None);
-        turns.release(&key(0), None);
+        turns.release(&key(2), None, now());
+        turns.release(&key(0), None, now());
         assert_eq!(all_picks(&mut turns), [(2, 1), (0, 1)]);
     }
 
@@ -421,9 +480,9 @@ mod tests {
         assert!(!turns.can_serve());
         turns.offer(&key(1));
         assert_eq!(all_picks(&mut turns), [(1, 1)]);
-        turns.release(&key(0), None);
+        turns.release(&key(0), None, now());
         assert_eq!(all_picks(&mut turns), [(1, 1)], "the other came first");
-        turns.release(&key(0), None);
+        turns.release(&key(0), None, now());
         assert_eq!(all_picks(&mut turns), [(0, 1)]);
     }
 
@@ -445,6 +504,31 @@ mod tests {
         assert_eq!(turns.in_flight(), 8);
     }
 
+    // SC-2, SC-3
+    #[test]
+    fn a_quick_destination_has_as_much_again_claimed_ahead_and_by_the_dozen() {
+        let mut turns = Turns::new(64, 4, MOST_WAITING);
+        turns.offer(&key(0));
+        assert_eq!(all_picks(&mut turns), [(0, 4)]);
+        for _ in 0..QUICK - 1 {
+            turns.release(&key(0), None, now());
+            assert_eq!(all_picks(&mut turns), [(0, 1)]);
+        }
+        turns.release(&key(0), None, now());
+        assert_eq!(all_picks(&mut turns), [(0, 5)], "eight, of which four run");
+        turns.release(&key(0), None, now());
+        assert!(!turns.can_serve(), "not for one alone");
+        turns.release(&key(0), None, now());
+        assert_eq!(all_picks(&mut turns), [(0, 2)]);
+        for span in 1..=4 {
+            let later = Timestamp::from_millis(1000 + 2 * SPAN * span);
+            turns.release(&key(0), None, later);
+            assert!(!turns.can_serve(), "slow now, and more than its window");
+        }
+        turns.release(&key(0), None, Timestamp::from_secs(9));
+        assert_eq!(all_picks(&mut turns), [(0, 1)]);
+    }
+
     // SC-11
     #[test]
     fn nothing_is_remembered_of_a_destination_that_has_nothing() {
@@ -453,9 +537,9 @@ mod tests {
         turns.offer(&key(2));
         let pick = turns.serve().unwrap();
         turns.served(&pick.key, pick.slots, Left::Nothing, false);
-        turns.release(&key(1), None);
+        turns.release(&key(1), None, now());
         assert_eq!((turns.in_flight(), turns.active().count()), (0, 0));
-        turns.release(&key(1), None);
+        turns.release(&key(1), None, now());
         assert_eq!(turns.in_flight(), 0, "a slot is given back once");
     }
 
