@@ -19,7 +19,7 @@ use crate::net::walk::Walk;
 use crate::policy::failure::{Failure, Retry, Scope, Stage};
 use crate::policy::plan::Target;
 use crate::policy::tls::facts::{MemoryFacts, StsFacts};
-use crate::policy::tls::{Ask, Course, REQUIRETLS, Requirement};
+use crate::policy::tls::{Ask, Course, NOT_ENOUGH, NOT_OFFERED, REQUIRETLS, Requirement};
 use crate::policy::{route, verdict};
 use crate::smtp::address::{AddressDomain, Domain};
 use crate::smtp::client::{Answer, Mail, Rcpt};
@@ -527,6 +527,13 @@ impl Attempt<'_> {
                 Some(at) => (failures[at].clone(), Arc::clone(&scenes[at])),
                 None => (walk.conclusion(), Arc::default()),
             };
+            // STS-8: the policy that keeps the mail here may have changed.
+            if [NOT_OFFERED, NOT_ENOUGH].contains(&failure.status)
+                && self.course.enforces_sts()
+                && let Some(domain) = &self.domain
+            {
+                self.parts.tls.sts.all_failed(domain);
+            }
             happened.push(Happened {
                 row,
                 result: Err(failure),

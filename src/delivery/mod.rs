@@ -10,6 +10,7 @@ mod content;
 mod facts;
 #[cfg(test)]
 mod fixture;
+mod opening;
 mod outcome;
 mod pool;
 mod probe;

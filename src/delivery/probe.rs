@@ -5,7 +5,8 @@
 use std::sync::Arc;
 
 use super::attempt::{Known, learn};
-use super::session::{Limits, Security, Session};
+use super::opening::Security;
+use super::session::{Limits, Session};
 use super::taking::starttls;
 use super::{Parts, Workers};
 use crate::message::RequireTls;

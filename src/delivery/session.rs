@@ -9,13 +9,11 @@ use super::content::Content;
 use super::outcome::Break;
 use crate::config::Deliver;
 use crate::net::deadline::Deadline;
-use crate::net::dial::Connection;
 use crate::net::stream::Stream;
-use crate::net::tls;
 use crate::policy::failure::TlsLevel;
-use crate::policy::tls::{Reached, Requirement};
+use crate::policy::tls::Reached;
 use crate::smtp::client::{
-    Answers, Broken, Command, Dialogue, Mail, Opening, Options, Rcpt, Ready, Step, Transaction, Why,
+    Answers, Broken, Command, Dialogue, Mail, Rcpt, Ready, Step, Transaction,
 };
 use crate::smtp::ehlo::Capabilities;
 use crate::smtp::serialise::Serialiser;
@@ -63,7 +61,7 @@ impl Limits {
 
     /// When the reply to this command must be there. What the peer does with a whole message has a limit of its own,
     /// so that a 250 after nine minutes is a delivery (CL-9).
-    fn reply(&self, command: Command, total: Deadline) -> Deadline {
+    pub(super) fn reply(&self, command: Command, total: Deadline) -> Deadline {
         match command {
             Command::Dot => Deadline::after(self.dot),
             Command::Quit => Deadline::after(self.quit),
@@ -71,32 +69,6 @@ impl Limits {
             _ => Deadline::after(self.command).min(total),
         }
     }
-}
-
-/// What the opening of a session has to know of TLS.
-#[derive(Clone, Copy)]
-pub struct Security<'a> {
-    /// Versions, authorities.
-    pub context: &'a tls::Context,
-    /// What must be reached.
-    pub requirement: &'a Requirement,
-    /// The longest handshake (TLS-10).
-    pub handshake: Duration,
-}
-
-/// Why a session could not be opened.
-#[derive(Debug)]
-pub struct NotOpened {
-    /// What happened.
-    pub why: Break,
-    /// The peer announced ENHANCEDSTATUSCODES.
-    pub enhanced: bool,
-    /// It closed without a byte: another address of the host may be better (DV-15).
-    pub without_a_byte: bool,
-    /// STARTTLS or the handshake failed: the same host may be spoken to in clear where nothing forbids it (TLS-4).
-    pub over_tls: bool,
-    /// What the handshake reached, where that was not enough.
-    pub reached: Option<Arc<Reached>>,
 }
 
 /// How the session came to be, for the record of attempts.
@@ -151,82 +123,24 @@ pub struct Carried {
 }
 
 impl Session {
-    /// Opens a session on a fresh connection: greeting, EHLO or HELO, STARTTLS.
-    ///
-    /// # Errors
-    /// [`NotOpened`]; the connection is closed.
-    pub fn open(
-        connection: Connection,
-        host: &str,
-        options: Options,
-        security: Security<'_>,
-        limits: &Limits,
-        total: Deadline,
-    ) -> Result<Session, NotOpened> {
-        let Connection {
-            mut stream,
-            address,
-            source,
-        } = connection;
-        let mut opening = Opening::new(options);
-        let time = |command| limits.reply(command, total);
-        // How many replies had come when the handshake was done.
-        let mut secured = None;
-        loop {
-            let step = drive(&mut stream, &mut opening, &time)
-                .and_then(|step| unless_injected(step, &mut stream, &mut opening));
-            match step {
-                Ok(Step::Handshake) => {
-                    stream = secure(stream, security, total)?;
-                    secured = Some(opening.wire().replies());
-                    opening.secured();
-                }
-                Ok(_) => break,
-                Err(why) => {
-                    let nothing_came = opening.wire().replies() == 0 && opening.wire().is_clean();
-                    let injected = matches!(&why, Break::Said(broken)
-                        if broken.why == Why::Injection);
-                    // A TLS 1.3 server that does not like our side of the handshake says so when ours is over already
-                    // (RFC 8446 §4.4.4): its first words are an alert, or it closes.
-                    let rejected = secured == Some(opening.wire().replies())
-                        && opening.wire().is_clean()
-                        && matches!(why, Break::Io(..) | Break::Eof(_))
-                        && why.is_loss();
-                    return Err(NotOpened {
-                        without_a_byte: nothing_came && why.is_loss(),
-                        over_tls: rejected || (why.command() == Command::StartTls && !injected),
-                        enhanced: opening.wire().enhanced(),
-                        reached: None,
-                        why,
-                    });
-                }
-            }
-        }
-        let greeting = opening.greeting_name().to_string();
-        let enhanced = opening.wire().enhanced();
-        let ready = opening.finish().map_err(|broken| NotOpened {
-            why: broken.into(),
-            enhanced,
-            without_a_byte: false,
-            over_tls: false,
-            reached: None,
-        })?;
+    /// One that has just been opened.
+    pub(super) fn at_rest(
+        stream: Stream,
+        ready: Ready,
+        origin: Origin,
+        greeting: String,
+    ) -> Session {
         let now = Instant::now();
-        Ok(Session {
-            origin: Origin {
-                host: host.to_string(),
-                address,
-                source,
-                reached: stream.reached().cloned(),
-            },
+        Session {
             stream,
             ready,
+            origin,
             greeting,
             born: now,
             idle_since: now,
             transactions: 0,
             failed: 0,
-        })
+        }
     }
 
     /// How it came to be.
@@ -335,34 +249,6 @@ impl Session {
         let quit = std::mem::take(&mut quitting.wire().output);
         let _ = self.stream.write_all(&quit, Deadline::after(LAST_WORDS));
         self.stream.close();
-    }
-}
-
-/// The handshake, and whether it reached enough. Not an octet follows where it did not (TLS-3, SEC-8).
-fn secure(stream: Stream, security: Security<'_>, total: Deadline) -> Result<Stream, NotOpened> {
-    let failed = |why, reached| NotOpened {
-        why,
-        enhanced: false,
-        without_a_byte: false,
-        over_tls: true,
-        reached,
-    };
-    let requirement = security.requirement;
-    let deadline = Deadline::after(security.handshake).min(total);
-    let stream = stream
-        .start_tls(security.context, &requirement.conditions, deadline)
-        .map_err(|error| failed(Break::Io(Command::StartTls, error), None))?;
-    let reached = stream.reached().cloned();
-    let judged = match &reached {
-        Some(reached) => requirement.judge(reached),
-        None => requirement.judge(&Reached::plain()),
-    };
-    match judged {
-        Ok(()) => Ok(stream),
-        Err(failure) => {
-            stream.close();
-            Err(failed(Break::Security(Box::new(failure)), reached))
-        }
     }
 }
 
@@ -497,7 +383,7 @@ impl Course<'_> {
 }
 
 /// Carries a dialogue on until it needs more than replies, or is over.
-fn drive(
+pub(super) fn drive(
     stream: &mut Stream,
     dialogue: &mut impl Dialogue,
     time: &dyn Fn(Command) -> Deadline,
@@ -576,22 +462,12 @@ fn send(
     Ok(())
 }
 
-/// TLS-8: what came a moment after the 220 and ahead of the handshake is an attack too, and no reason to go on in clear.
-fn unless_injected(step: Step, stream: &mut Stream, opening: &mut Opening) -> Result<Step, Break> {
-    if step != Step::Handshake || !stream.has_unread() {
-        return Ok(step);
-    }
-    Err(match out_of_turn(stream, opening, Command::StartTls) {
-        Break::Said(said) => Break::Said(Broken {
-            why: Why::Injection,
-            ..said
-        }),
-        closed => closed,
-    })
-}
-
 /// Something waits where nothing may: the end of the connection, or words that no command asked for (CL-7).
-fn out_of_turn(stream: &mut Stream, dialogue: &mut impl Dialogue, command: Command) -> Break {
+pub(super) fn out_of_turn(
+    stream: &mut Stream,
+    dialogue: &mut impl Dialogue,
+    command: Command,
+) -> Break {
     let mut buffer = [0; 512];
     match stream.read(&mut buffer, Deadline::after(LAST_WORDS)) {
         Ok(0) => Break::Eof(command),

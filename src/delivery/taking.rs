@@ -5,9 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::attempt::{After, Attempt};
+use super::opening::Security;
 use super::outcome::Break;
 use super::pool::{Key, Place};
-use super::session::{Security, Session};
+use super::session::Session;
 use super::settle::{Scene, give_back};
 use crate::clock::Timestamp;
 use crate::metrics::DaneResult;

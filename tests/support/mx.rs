@@ -15,7 +15,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use openssl::ssl::{SslAcceptor, SslMethod, SslStream, SslVerifyMode};
+use openssl::ssl::{NameType, SslAcceptor, SslMethod, SslStream, SslVerifyMode};
 
 use super::ca::{Issued, leaf};
 
@@ -31,6 +31,8 @@ pub struct SeenSession {
     pub reads: Vec<String>,
     /// TLS was established.
     pub tls: bool,
+    /// The name that the client wanted in TLS.
+    pub sni: Option<String>,
     /// The client is gone, or was sent away.
     pub closed: bool,
 }
@@ -526,7 +528,12 @@ impl Session {
             Ok(tls) => {
                 self.stream = Io::Tls(Box::new(tls));
                 self.buffer.clear();
-                self.session(|seen| seen.tls = true);
+                let sni = match &self.stream {
+                    Io::Tls(tls) => tls.ssl().servername(NameType::HOST_NAME),
+                    _ => None,
+                };
+                let sni = sni.map(str::to_string);
+                self.session(|seen| (seen.tls, seen.sni) = (true, sni));
                 Ok(Next::Accepted)
             }
             Err(_) => Ok(Next::Over),

@@ -53,7 +53,23 @@ fn element(bytes: &[u8]) -> Option<(Element<'_>, &[u8])> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        // DANE-5, SEC-6
+        #[test]
+        fn random_bytes_never_panic_and_what_is_found_is_a_part_of_them(
+            bytes in prop::collection::vec(prop_oneof![Just(0x30), Just(0xa0), 0_u8..9, any::<u8>()], 0..80)
+        ) {
+            if let Some(found) = find(&bytes) {
+                prop_assert!(bytes.windows(found.len()).any(|part| part == found));
+            }
+        }
+    }
 
     // DANE-5
     #[test]

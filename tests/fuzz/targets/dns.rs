@@ -8,10 +8,11 @@ mod message;
 use hickory_proto::rr::{Name, RecordType};
 use message::{Chain, Data, MAX_CNAMES, Question, Reply};
 use posthaste::policy::hosts::{Found, MAX_MX_RECORDS};
+use posthaste::policy::tls::facts::MAX_TLSA;
 
 use super::{Target, kind, magnitude, shape};
 
-/// An answer to a question for MX or A records of `example.org`.
+/// An answer to a question for MX, A, TLSA or TXT records of `example.org`.
 pub const DNS: Target = Target {
     name: "dns",
     words: &[
@@ -23,6 +24,8 @@ pub const DNS: Target = Target {
         b"\x00\x01\x00\x01",
         b"\x00\x05\x00\x01",
         b"\x00\x06\x00\x01",
+        b"\x00\x34\x00\x01",
+        b"\x00\x10\x00\x01",
         b"\x00\x00\x01\x2c",
         b"\x00\x04\x7f\x00\x00\x01",
         b"\x3f",
@@ -42,7 +45,12 @@ fn answer(input: &[u8]) -> u64 {
         id.copy_from_slice(&ID.to_be_bytes());
     }
     let mut seen = Vec::new();
-    for asked in [RecordType::MX, RecordType::A] {
+    for asked in [
+        RecordType::MX,
+        RecordType::A,
+        RecordType::TLSA,
+        RecordType::TXT,
+    ] {
         let question = Question {
             id: ID,
             name: name.clone(),
@@ -72,6 +80,20 @@ fn answer(input: &[u8]) -> u64 {
             } => {
                 assert!(asked == RecordType::A && addresses.len() <= 40);
                 seen.push(magnitude(addresses.len()));
+            }
+            Reply::Definite {
+                data: Data::Tlsa(Found::Records(records)),
+                ..
+            } => {
+                assert!(asked == RecordType::TLSA && records.len() <= MAX_TLSA);
+                seen.push(magnitude(records.len()));
+            }
+            Reply::Definite {
+                data: Data::Txt(Found::Records(records)),
+                ..
+            } => {
+                assert!(asked == RecordType::TXT && records.len() <= 100);
+                seen.push(magnitude(records.len()));
             }
             Reply::Refused { code, edns } => {
                 seen.extend([u64::from(u16::from(code)), u64::from(edns)])

@@ -186,3 +186,48 @@ fn mail_that_requires_tls_says_so_to_the_next_host() {
     let mail = &mx.transactions()[0].mail;
     assert!(mail.ends_with(" REQUIRETLS"), "{mail}");
 }
+
+// DANE-1: without MX records the answer that there are none must be authentic too
+#[test]
+fn a_domain_that_is_its_own_host_has_dane_too() {
+    let identity = pki().certificate("self", "dest.test");
+    let data = crate::support::ca::tlsa_data(&identity.cert, 1, 1);
+    for (insecure, level) in [(false, TlsLevel::Dane), (true, TlsLevel::Encrypted)] {
+        let script = Script::new().starttls().identity(identity.clone());
+        let mx = Mx::start(script);
+        let bench = bench(&mx, |_| {});
+        bench.dns.authentic(true).forget("dest.test");
+        bench.dns.a("dest.test", "127.0.0.1");
+        bench
+            .dns
+            .tlsa("dest.test", mx.port(), [3, 1, 1], data.clone());
+        if insecure {
+            bench.dns.insecure("dest.test");
+        }
+        let result = bench.deliver(letter(BOB));
+        let attempt = result.is_delivered();
+        assert_eq!((attempt.tls, attempt.host.as_str()), (level, "dest.test"));
+    }
+}
+
+// TLS-14
+#[test]
+fn sni_is_the_name_under_which_the_tlsa_records_stand() {
+    for (base, expected) in [
+        ("real.test", "real.test"),
+        ("mx1.dest.test", "mx1.dest.test"),
+    ] {
+        let identity = pki().certificate("self", "x.test");
+        let data = crate::support::ca::tlsa_data(&identity.cert, 1, 1);
+        let mx = Mx::start(Script::new().starttls().identity(identity));
+        let bench = bench(&mx, |_| {});
+        bench.dns.authentic(true).forget("mx1.dest.test");
+        bench.dns.cname("mx1.dest.test", "real.test");
+        bench.dns.a("real.test", "127.0.0.1");
+        bench.dns.tlsa(base, mx.port(), [3, 1, 1], data);
+        let result = bench.deliver(letter(BOB));
+        assert_eq!(result.is_delivered().tls, TlsLevel::Dane);
+        let sni = mx.sessions()[0].sni.clone();
+        assert_eq!(sni.as_deref(), Some(expected));
+    }
+}

@@ -22,6 +22,7 @@
 #![allow(clippy::unwrap_used)] // a row that cannot be read has failed
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -106,6 +107,8 @@ impl Pki {
 pub struct Seams {
     pub sts: StsFacts,
     pub seen: Mutex<Vec<Seen>>,
+    /// How often all hosts of a policy failed (STS-8).
+    pub failed: AtomicUsize,
 }
 
 impl StsSource for Seams {
@@ -115,7 +118,9 @@ impl StsSource for Seams {
         self.sts.clone()
     }
 
-    fn all_failed(&self, _: &Domain) {}
+    fn all_failed(&self, _: &Domain) {
+        self.failed.fetch_add(1, Ordering::SeqCst);
+    }
 }
 
 impl TlsReports for Seams {
@@ -263,6 +268,13 @@ impl Row<'_> {
             let dials: usize = hosts.iter().map(Mx::connections).sum();
             happened.push_str(&format!(" dials={dials}"));
         }
+        // STS-8: who keeps the policies is told when one of them keeps mail here, and only then.
+        let stopped = self.policy.contains("sts=enforce")
+            && !self.policy.contains("row=")
+            && attempt.status.to_string().starts_with("4.7.")
+            && self.message != "tls-required-no";
+        let told = seams.failed.load(Ordering::SeqCst);
+        assert_eq!(told, usize::from(stopped), "{}", self.policy);
         let policy = match attempt.tls_policy.as_str() {
             "" => "-".to_string(),
             policy => policy.to_string(),

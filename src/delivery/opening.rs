@@ -1,0 +1,152 @@
+//! From a connection to a session: greeting, EHLO or HELO, STARTTLS, and whether TLS reached enough (TLS-3, TLS-8, SEC-8).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::outcome::Break;
+use super::session::{Limits, Origin, Session, drive, out_of_turn};
+use crate::net::deadline::Deadline;
+use crate::net::dial::Connection;
+use crate::net::stream::Stream;
+use crate::net::tls;
+use crate::policy::tls::{Reached, Requirement};
+use crate::smtp::client::{Broken, Command, Dialogue, Opening, Options, Step, Why};
+
+/// What the opening of a session has to know of TLS.
+#[derive(Clone, Copy)]
+pub struct Security<'a> {
+    /// Versions, authorities.
+    pub context: &'a tls::Context,
+    /// What must be reached.
+    pub requirement: &'a Requirement,
+    /// The longest handshake (TLS-10).
+    pub handshake: Duration,
+}
+
+/// Why a session could not be opened.
+#[derive(Debug)]
+pub struct NotOpened {
+    /// What happened.
+    pub why: Break,
+    /// The peer announced ENHANCEDSTATUSCODES.
+    pub enhanced: bool,
+    /// It closed without a byte: another address of the host may be better (DV-15).
+    pub without_a_byte: bool,
+    /// STARTTLS or the handshake failed: the same host may be spoken to in clear where nothing forbids it (TLS-4).
+    pub over_tls: bool,
+    /// What the handshake reached, where that was not enough.
+    pub reached: Option<Arc<Reached>>,
+}
+
+impl Session {
+    /// Opens a session on a fresh connection: greeting, EHLO or HELO, STARTTLS.
+    ///
+    /// # Errors
+    /// [`NotOpened`]; the connection is closed.
+    pub fn open(
+        connection: Connection,
+        host: &str,
+        options: Options,
+        security: Security<'_>,
+        limits: &Limits,
+        total: Deadline,
+    ) -> Result<Session, NotOpened> {
+        let Connection {
+            mut stream,
+            address,
+            source,
+        } = connection;
+        let mut opening = Opening::new(options);
+        let time = |command| limits.reply(command, total);
+        // How many replies had come when the handshake was done.
+        let mut secured = None;
+        loop {
+            let step = drive(&mut stream, &mut opening, &time)
+                .and_then(|step| unless_injected(step, &mut stream, &mut opening));
+            match step {
+                Ok(Step::Handshake) => {
+                    stream = secure(stream, security, total)?;
+                    secured = Some(opening.wire().replies());
+                    opening.secured();
+                }
+                Ok(_) => break,
+                Err(why) => {
+                    let nothing_came = opening.wire().replies() == 0 && opening.wire().is_clean();
+                    let injected = matches!(&why, Break::Said(broken)
+                        if broken.why == Why::Injection);
+                    // A TLS 1.3 server that does not like our side of the handshake says so when ours is over already
+                    // (RFC 8446 §4.4.4): its first words are an alert, or it closes.
+                    let rejected = secured == Some(opening.wire().replies())
+                        && opening.wire().is_clean()
+                        && matches!(why, Break::Io(..) | Break::Eof(_))
+                        && why.is_loss();
+                    return Err(NotOpened {
+                        without_a_byte: nothing_came && why.is_loss(),
+                        over_tls: rejected || (why.command() == Command::StartTls && !injected),
+                        enhanced: opening.wire().enhanced(),
+                        reached: None,
+                        why,
+                    });
+                }
+            }
+        }
+        let greeting = opening.greeting_name().to_string();
+        let enhanced = opening.wire().enhanced();
+        let ready = opening.finish().map_err(|broken| NotOpened {
+            why: broken.into(),
+            enhanced,
+            without_a_byte: false,
+            over_tls: false,
+            reached: None,
+        })?;
+        let origin = Origin {
+            host: host.to_string(),
+            address,
+            source,
+            reached: stream.reached().cloned(),
+        };
+        Ok(Session::at_rest(stream, ready, origin, greeting))
+    }
+}
+
+/// The handshake, and whether it reached enough. Not an octet follows where it did not (TLS-3, SEC-8).
+fn secure(stream: Stream, security: Security<'_>, total: Deadline) -> Result<Stream, NotOpened> {
+    let failed = |why, reached| NotOpened {
+        why,
+        enhanced: false,
+        without_a_byte: false,
+        over_tls: true,
+        reached,
+    };
+    let requirement = security.requirement;
+    let deadline = Deadline::after(security.handshake).min(total);
+    let stream = stream
+        .start_tls(security.context, &requirement.conditions, deadline)
+        .map_err(|error| failed(Break::Io(Command::StartTls, error), None))?;
+    let reached = stream.reached().cloned();
+    let judged = match &reached {
+        Some(reached) => requirement.judge(reached),
+        None => requirement.judge(&Reached::plain()),
+    };
+    match judged {
+        Ok(()) => Ok(stream),
+        Err(failure) => {
+            stream.close();
+            Err(failed(Break::Security(Box::new(failure)), reached))
+        }
+    }
+}
+
+/// TLS-8: what came a moment after the 220 and ahead of the handshake is an attack too, and no reason to go on in clear.
+fn unless_injected(step: Step, stream: &mut Stream, opening: &mut Opening) -> Result<Step, Break> {
+    if step != Step::Handshake || !stream.has_unread() {
+        return Ok(step);
+    }
+    Err(match out_of_turn(stream, opening, Command::StartTls) {
+        Break::Said(said) => Break::Said(Broken {
+            why: Why::Injection,
+            ..said
+        }),
+        closed => closed,
+    })
+}
