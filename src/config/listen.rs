@@ -8,7 +8,7 @@ use toml::de::DeValue;
 
 use super::pattern::ClientPattern;
 use super::table::{Fault, table, words};
-use super::value::{Mode, Value, parsed, quoted, socket_path};
+use super::value::{Mode, Value, absolute_if_any, parsed, quoted, socket_path};
 
 words! {
     /// What a listener is for.
@@ -114,8 +114,12 @@ table! {
         address: ListenAddress = (required "\"127.0.0.1:25\"");
         /// What for: `"relay"` takes mail from trusted programs and hosts.
         role: Role = "\"relay\"", this_version_relays;
-        /// TLS: `"none"`.
-        tls: ListenTls = "\"none\"", no_tls_yet;
+        /// TLS: `"none"`, `"starttls"`: offered, `"implicit"`: from the first octet on.
+        tls: ListenTls = "\"none\"";
+        /// Certificate and what it was signed with, PEM, the host's own first. A reload reads it again.
+        cert: Option<PathBuf> = (unset), absolute_if_any;
+        /// Its private key, PEM, without passphrase. Only its owner may read it. A reload reads it again.
+        key: Option<PathBuf> = (unset), absolute_if_any;
         /// AUTH: `"none"`.
         auth: ListenAuth = "\"none\"", no_auth_yet;
         /// Clients that may relay: `"loopback"`, `"unix"`, addresses and networks.
@@ -127,13 +131,6 @@ table! {
         /// Mode of a Unix socket.
         mode: u32 as Mode = "0o666";
     }
-    plus {
-        /// Certificate chain, PEM.
-        cert: Option<PathBuf> = None;
-        /// Private key, PEM.
-        key: Option<PathBuf> = None;
-    }
-    later ["cert", "key"]
 }
 
 impl Listen {
@@ -151,6 +148,37 @@ impl Listen {
     pub fn is_at(&self, other: &Listen) -> bool {
         self.name == other.name && self.address == other.address
     }
+
+    /// What concerns more than one key.
+    ///
+    /// # Errors
+    /// The key at fault, and why.
+    pub(super) fn check(&self) -> Result<(), (&'static str, &'static str)> {
+        let given = [("cert", &self.cert), ("key", &self.key)];
+        for (key, path) in given {
+            match (self.tls, path) {
+                // Whoever names a certificate thinks that it is shown.
+                (ListenTls::None, Some(_)) => {
+                    return Err((key, "needs tls = \"starttls\" or \"implicit\""));
+                }
+                (ListenTls::StartTls | ListenTls::Implicit, None) => {
+                    return Err(("tls", "needs cert and key"));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The files of its certificate and key, if it does TLS.
+    pub fn identity_files(&self) -> Option<(&Path, &Path)> {
+        match self.tls {
+            ListenTls::None => None,
+            ListenTls::StartTls | ListenTls::Implicit => {
+                Some((self.cert.as_deref()?, self.key.as_deref()?))
+            }
+        }
+    }
 }
 
 const NOT_YET: &str = "not available in this version";
@@ -159,13 +187,6 @@ fn this_version_relays(role: &Role) -> Result<(), String> {
     match role {
         Role::Relay => Ok(()),
         Role::Submission | Role::Inbound | Role::Lmtp => Err(NOT_YET.to_owned()),
-    }
-}
-
-fn no_tls_yet(tls: &ListenTls) -> Result<(), String> {
-    match tls {
-        ListenTls::None => Ok(()),
-        ListenTls::StartTls | ListenTls::Implicit => Err(NOT_YET.to_owned()),
     }
 }
 

@@ -311,6 +311,11 @@ impl Reader<'_> {
             if config.listen[n].name.is_empty() {
                 config.listen[n].name = address.to_string();
             }
+            let prefix = format!(": listen[{n}].");
+            let faulty = self.problems.iter().any(|(_, line)| line.contains(&prefix));
+            if !faulty && let Err((key, reason)) = config.listen[n].check() {
+                self.problem_with(&format!("listen[{n}].{key}"), reason);
+            }
         }
         for n in 0..config.tls_policy.len() {
             let prefix = format!(": tls_policy[{n}].");
@@ -498,6 +503,30 @@ mod tests {
                 "f.toml:3: tls.ca_file: \"ca.pem\" is not an absolute",
             ),
             (
+                "[[listen]]\naddress = \"127.0.0.1:1\"\ntls = \"starttls\"\nkey = \"/k\"",
+                "f.toml:4: listen[0].tls: needs cert and key",
+            ),
+            (
+                "[[listen]]\naddress = \"127.0.0.1:1\"\ntls = \"implicit\"\ncert = \"/c\"",
+                "f.toml:4: listen[0].tls: needs cert and key",
+            ),
+            (
+                "[[listen]]\naddress = \"127.0.0.1:1\"\ncert = \"/c\"",
+                "f.toml:4: listen[0].cert: needs tls",
+            ),
+            (
+                "[[listen]]\naddress = \"127.0.0.1:1\"\ntls = \"none\"\nkey = \"/k\"",
+                "f.toml:5: listen[0].key: needs tls",
+            ),
+            (
+                "[[listen]]\naddress = \"127.0.0.1:1\"\ntls = \"implicit\"\ncert = \"c.pem\"\nkey = \"/k\"",
+                "f.toml:5: listen[0].cert: \"c.pem\" is not an absolute",
+            ),
+            (
+                "[[listen]]\naddress = \"127.0.0.1:1\"\ntls = \"tls\"",
+                "f.toml:4: listen[0].tls: \"tls\" is not one of",
+            ),
+            (
                 "[[tls_policy]]\nlevel = \"verify\"",
                 "f.toml:2: tls_policy[0].domains: every [[tls_policy]] needs it",
             ),
@@ -558,8 +587,6 @@ mod tests {
             "[control]\ntcp = \"127.0.0.1:2500\"",
             "[[listen]]\naddress = \"127.0.0.1:1\"\nrole = \"submission\"",
             "[[listen]]\naddress = \"127.0.0.1:1\"\nrole = \"lmtp\"",
-            "[[listen]]\naddress = \"127.0.0.1:1\"\ntls = \"starttls\"",
-            "[[listen]]\naddress = \"127.0.0.1:1\"\ncert = \"/c\"",
             "[[listen]]\naddress = \"127.0.0.1:1\"\nauth = \"required\"",
             "[[transport]]\nname = \"p\"\nkind = \"pipe\"",
             "[[transport]]\nname = \"r\"\nkind = \"relay\"\nhosts = [\"a.example\"]\ntls = \"none\"\nuser = \"u\"",

@@ -1,11 +1,11 @@
 //! `[tls]` and `[[tls_policy]]`
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::pattern::DomainPattern;
 use super::table::{table, words};
 use super::units::{Span, not_zero};
-use super::value::absolute;
+use super::value::absolute_if_any;
 use crate::smtp::address::{AddressDomain, Domain};
 
 words! {
@@ -79,10 +79,6 @@ table! {
         /// With level `"verify"`: names that the certificate may have in place of the host's; `[]`: the host's.
         names: Vec<Domain> = "[]";
     }
-}
-
-fn absolute_if_any(path: &Option<PathBuf>) -> Result<(), String> {
-    path.as_deref().map_or(Ok(()), |path: &Path| absolute(path))
 }
 
 impl TlsPolicy {

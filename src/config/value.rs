@@ -306,6 +306,14 @@ pub fn absolute(path: &Path) -> Result<(), String> {
     }
 }
 
+/// A check: an absolute path, if there is one.
+///
+/// # Errors
+/// It is relative.
+pub fn absolute_if_any(path: &Option<PathBuf>) -> Result<(), String> {
+    path.as_deref().map_or(Ok(()), absolute)
+}
+
 /// A check: an absolute path that fits a socket address.
 ///
 /// # Errors

@@ -11,6 +11,7 @@ use nix::unistd::{AccessFlags, access};
 use super::account::Account;
 use super::error::Error;
 use crate::config::{Config, ListenAddress, LogTo};
+use crate::front::listener;
 use crate::log;
 use crate::net::tls::Context;
 
@@ -33,6 +34,7 @@ pub fn check(config: &Config) -> Result<(), Error> {
             ListenAddress::Tcp(tcp) if config.default_listeners && tcp.is_ipv6() => {}
             ListenAddress::Tcp(tcp) => address("listen", tcp.ip())?,
         }
+        listener::identity(listen).map_err(|error| Error::Config(format!("listen: {error}")))?;
     }
     for ip in &config.deliver.source_addresses {
         address("deliver.source_addresses", *ip)?;

@@ -5,11 +5,13 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use super::events::{Ask, Asking};
+use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Listen, ListenAddress, Live};
 use crate::delivery::{Doing, Probe, Workers};
 use crate::dispatch::{DestinationSnapshot, Dispatcher, Wake};
 use crate::front::control::{self, Reloaded};
 use crate::front::listener::{Bound, Front};
+use crate::front::tls::Renewed;
 use crate::log::{Line, Log};
 use crate::metrics::{Kind, Text};
 use crate::net::deadline::Deadline;
@@ -35,6 +37,7 @@ const NEEDS_RESTART: [&str; 8] = [
 /// The daemon as its doors see it.
 pub(super) struct Host {
     pub live: Live,
+    pub clock: Clock,
     pub store: Store,
     pub dispatcher: Dispatcher,
     pub workers: Arc<Workers>,
@@ -150,11 +153,25 @@ impl Host {
             Bound::new(listen, None).map_err(|error| format!("listen: {error}"))
         });
         let opened = opened.collect::<Result<Vec<Bound>, String>>()?;
+        let renewed = match self.front.get() {
+            Some(front) => front.read_again(&new.listen)?,
+            None => Renewed::default(),
+        };
+        if !renewed.is_empty() {
+            changed.push("listen.cert".to_owned());
+        }
+        if renewed.is_unreadable() {
+            restart.push("listen.cert".to_owned());
+        }
         if let Some(log) = &self.log {
             log.reconfigure(&new.log)
                 .map_err(|error| error.to_string())?;
         }
         self.rebind(opened, &listeners.closed)?;
+        if let Some(front) = self.front.get() {
+            // Before the rules that may ask for it.
+            front.renew(renewed, self.clock.now());
+        }
         self.store.reconfigure(&store_settings(&new));
         self.live.set(new);
         self.dispatcher.wake(Wake::Everything);

@@ -155,6 +155,7 @@ impl Daemon {
 
         let host = Arc::new(Host {
             live: live.clone(),
+            clock: clock.clone(),
             store: store.clone(),
             dispatcher: dispatcher.clone(),
             workers: Arc::clone(&workers),
@@ -181,6 +182,7 @@ impl Daemon {
             clock.clone(),
         )
         .map_err(failed("notices"))?;
+        let now = clock.now();
         let intake = Arc::new(Intake::new(live, store, dispatcher, clock));
         let front = Front::start(doors.listeners, intake, fatal).map_err(failed("listeners"))?;
         let front = Arc::new(front);
@@ -188,6 +190,7 @@ impl Daemon {
         for address in front.addresses() {
             Line::new("listen").key("address", address).info();
         }
+        front.log_certificates(now);
         Ok(Daemon {
             host,
             front,

@@ -14,7 +14,8 @@ use crate::dispatch::{Dispatcher, Permit, Transaction, Wake};
 use crate::log::Line;
 use crate::message::header::{HeaderFacts, HeaderScanner};
 use crate::message::trace::{Origin, Received, new_message_id, write_date};
-use crate::message::{Head, NewRecipient, QueueId, RecipientId, Ret};
+use crate::message::{Head, NewRecipient, QueueId, RecipientId, RequireTls, Ret};
+use crate::net::tls::server::Secured;
 use crate::policy::notice;
 use crate::policy::retry::Terms;
 use crate::policy::route::{RouteFacts, route};
@@ -55,8 +56,12 @@ pub struct Envelope {
     pub envid: Option<String>,
     /// The size that was announced, if any. Only a hint.
     pub size: Option<u64>,
+    /// REQUIRETLS.
+    pub require_tls: bool,
     /// The protocol, for Received (RFC 3848).
     pub protocol: &'static str,
+    /// The TLS it came in.
+    pub tls: Option<Secured>,
     /// What becomes of bare LF (IN-4).
     pub bare_newline: BareNewline,
 }
@@ -107,11 +112,9 @@ impl Intake {
         }
     }
 
-    /// A command was refused before there was a message.
-    pub(super) fn count_refused(&self, origin: Origin, code: u16) {
-        self.store
-            .metrics()
-            .rejected(door(origin), &code.to_string());
+    /// A command was refused before there was a message; `reason` is its code, or a word.
+    pub(super) fn count_refused(&self, origin: Origin, reason: &str) {
+        self.store.metrics().rejected(door(origin), reason);
     }
 
     /// The configuration in force now.
@@ -331,6 +334,7 @@ impl Incoming<'_> {
             helo: &self.client.helo,
             origin: self.client.origin,
             protocol: self.envelope.protocol,
+            cipher: self.envelope.tls.map(|tls| tls.cipher),
             hostname: &config.hostname,
             id,
             only,
@@ -360,7 +364,11 @@ impl Incoming<'_> {
             subject: header.subject.unwrap_or_default(),
             eight_bit: self.eight_bit,
             utf8_headers: header.utf8,
-            require_tls: header.require_tls,
+            // RFC 8689 §4.1: beside REQUIRETLS the header field means nothing.
+            require_tls: match self.envelope.require_tls {
+                true => RequireTls::Yes,
+                false => header.require_tls,
+            },
             envid: self.envelope.envid.clone(),
             ret: self.envelope.ret,
             priority: 0,
@@ -444,6 +452,7 @@ impl Incoming<'_> {
             .key("client", &head.client)
             .key("caller", &head.caller)
             .key("proto", self.envelope.protocol)
+            .opt("tls", self.envelope.tls)
             .peer("helo", &self.client.helo)
             .peer("msgid", &head.message_id)
             .info();
@@ -454,6 +463,7 @@ impl Incoming<'_> {
         let line = Line::of_client("rejected", self.client.origin)
             .key("caller", &self.client.caller)
             .path("from", &self.envelope.reverse_path)
+            .opt("tls", self.envelope.tls)
             .num("size", self.size)
             .num("code", answer.code())
             .opt("status", answer.status())

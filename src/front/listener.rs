@@ -27,13 +27,16 @@ use super::limits::{self, Limits};
 use super::smtp::{Place, Stops, serve};
 use super::stop::Flag;
 use super::threads::Threads;
+use super::tls::{Renewed, log_identity};
 use super::unix;
+use crate::clock::Timestamp;
 use crate::config::{Config, Listen, ListenAddress};
 use crate::dispatch::Fatal;
 use crate::log::Line;
 use crate::message::trace::Origin;
 use crate::net::deadline::Deadline;
 use crate::net::stream::Stream;
+use crate::net::tls::server::Identity;
 use crate::smtp::answer::Answer;
 use crate::smtp::server::TOO_MANY_SESSIONS;
 
@@ -65,6 +68,7 @@ impl std::error::Error for BindError {}
 pub struct Bound {
     listen: Listen,
     socket: Socket,
+    identity: Option<Identity>,
 }
 
 #[derive(Debug)]
@@ -89,12 +93,25 @@ pub fn bind(listen: &[Listen], owner: Option<(u32, u32)>) -> Result<Vec<Bound>, 
         .collect()
 }
 
+/// Reads the certificate and key of a listener, if it does TLS.
+///
+/// # Errors
+/// [`BindError`] names the file and the reason (CFG-8).
+pub fn identity(listen: &Listen) -> Result<Option<Identity>, BindError> {
+    let Some((cert, key)) = listen.identity_files() else {
+        return Ok(None);
+    };
+    let loaded = Identity::load(cert, key).map(Some);
+    loaded.map_err(|error| BindError(format!("{}: {error}", listen.name)))
+}
+
 impl Bound {
-    /// Binds one listener.
+    /// Reads the certificate and key of one listener, and binds it: both while we may still be root.
     ///
     /// # Errors
     /// [`BindError`].
     pub fn new(listen: &Listen, owner: Option<(u32, u32)>) -> Result<Bound, BindError> {
+        let identity = identity(listen)?;
         let socket = match &listen.address {
             ListenAddress::Tcp(address) => bind_tcp(*address)
                 .map(Socket::Tcp)
@@ -110,6 +127,7 @@ impl Bound {
         Ok(Bound {
             listen: listen.clone(),
             socket,
+            identity,
         })
     }
 
@@ -219,6 +237,7 @@ struct Arrival {
     origin: Origin,
     config: Arc<Config>,
     listen: Arc<Listen>,
+    identity: Option<Identity>,
     _place: limits::Place,
 }
 
@@ -248,7 +267,16 @@ struct Door {
     /// Where it listens, with its real port.
     address: ListenAddress,
     closed: Arc<AtomicBool>,
+    identity: Shown,
     acceptor: JoinHandle<()>,
+}
+
+/// Whom new sessions of a listener see; replaced by a reload (CFG-5).
+type Shown = Arc<Mutex<Option<Identity>>>;
+
+fn shown(identity: &Shown) -> Option<Identity> {
+    let identity = identity.lock().unwrap_or_else(PoisonError::into_inner);
+    identity.clone()
 }
 
 impl Front {
@@ -314,6 +342,41 @@ impl Front {
         Ok(())
     }
 
+    /// Reads certificates and keys of listeners that are there again, for [`Front::renew`]; nothing is changed yet.
+    ///
+    /// # Errors
+    /// Which listener and file, and why.
+    pub fn read_again(&self, listen: &[Listen]) -> Result<Renewed, String> {
+        let mut renewed = Renewed::default();
+        for door in self.doors().iter() {
+            if let Some(listen) = listen.iter().find(|listen| listen.is_at(&door.listen)) {
+                renewed.read(listen, shown(&door.identity).as_ref())?;
+            }
+        }
+        Ok(renewed)
+    }
+
+    /// New sessions see these certificates; those that are there go on as they are.
+    pub fn renew(&self, renewed: Renewed, now: Timestamp) {
+        let doors = self.doors();
+        for (listen, identity) in renewed.identities {
+            for door in doors.iter().filter(|door| listen.is_at(&door.listen)) {
+                log_identity(&listen, &identity, now);
+                let mut shown = door.identity.lock().unwrap_or_else(PoisonError::into_inner);
+                *shown = Some(identity.clone());
+            }
+        }
+    }
+
+    /// Logs the certificates in use.
+    pub fn log_certificates(&self, now: Timestamp) {
+        for door in self.doors().iter() {
+            if let Some(identity) = shown(&door.identity) {
+                log_identity(&door.listen, &identity, now);
+            }
+        }
+    }
+
     /// Returns when nothing is accepted from these any more and their sockets are closed; sessions go on. The others
     /// wait for `turn` from now on.
     fn close(&self, doors: Vec<Door>, turn: Flag) {
@@ -336,11 +399,13 @@ impl Front {
         let address = bound.address();
         let listen = Arc::new(bound.listen);
         let closed = Arc::new(AtomicBool::new(false));
+        let identity = Arc::new(Mutex::new(bound.identity));
         let acceptor = Acceptor {
             shared: Arc::clone(&self.shared),
             sessions: Arc::clone(&self.sessions),
             listen: Arc::clone(&listen),
             closed: Arc::clone(&closed),
+            identity: Arc::clone(&identity),
             turn: self.shared.turn().clone(),
             socket: bound.socket,
             spare: spare(),
@@ -359,6 +424,7 @@ impl Front {
             listen,
             address,
             closed,
+            identity,
             acceptor: handle,
         })
     }
@@ -419,6 +485,7 @@ impl Shared {
             stops: &self.stops,
             config: &arrival.config,
             listen: listen.unwrap_or(bound),
+            identity: arrival.identity,
             origin: arrival.origin,
             caller: match arrival.origin {
                 Origin::Ip(_) => "relay".to_owned(),
@@ -438,6 +505,7 @@ struct Acceptor {
     listen: Arc<Listen>,
     /// It is no longer wanted.
     closed: Arc<AtomicBool>,
+    identity: Shown,
     turn: Arc<Flag>,
     socket: Socket,
     /// Given up for a moment to turn a client away when there are no descriptors left.
@@ -521,6 +589,7 @@ impl Acceptor {
             origin,
             config,
             listen: Arc::clone(&self.listen),
+            identity: shown(&self.identity),
             _place: place,
         };
         // PRC-4

@@ -12,4 +12,5 @@ mod relay;
 mod smtp;
 mod stop;
 mod threads;
+pub mod tls;
 pub mod unix;

@@ -11,19 +11,21 @@ use super::accept::{Client, Envelope, Incoming, Intake, check_sender};
 use super::refusal::Refusal;
 use super::relay::accept_recipient;
 use super::stop::Flag;
-use crate::config::{Config, EarlyTalk, Listen};
+use super::tls::handshake;
+use crate::config::{Config, EarlyTalk, Listen, ListenTls};
 use crate::log::Line as LogLine;
 use crate::message::NewRecipient;
 use crate::message::trace::Origin;
 use crate::net::deadline::Deadline;
 use crate::net::stream::Stream;
+use crate::net::tls::server::{Identity, Secured};
 use crate::smtp::address::ReversePath;
 use crate::smtp::answer::Answer;
 use crate::smtp::command::RcptCommand;
 use crate::smtp::data::DataReader;
 use crate::smtp::line::{Line, LineReader};
 use crate::smtp::server::{
-    CUT_OFF, Host, Recipient, STOPPING, Session, Settings, Step, TIMED_OUT, Transaction,
+    CUT_OFF, Host, Recipient, STOPPING, Session, Settings, Step, TIMED_OUT, Tls, Transaction,
 };
 
 /// Octets that are read at once.
@@ -56,9 +58,19 @@ pub(super) struct Place<'a> {
     pub(super) stops: &'a Stops,
     pub(super) config: &'a Config,
     pub(super) listen: &'a Listen,
+    /// Whom the listener shows itself as, if it does TLS.
+    pub(super) identity: Option<Identity>,
     pub(super) origin: Origin,
     /// The caller that its messages carry.
     pub(super) caller: String,
+}
+
+/// Why a conversation ends in good order.
+enum Over {
+    /// Replies are to be sent, and that is all.
+    Close,
+    /// It goes on inside TLS.
+    StartTls,
 }
 
 /// Why a session ends that the state machine would have gone on with.
@@ -90,10 +102,15 @@ pub(super) fn serve(stream: Stream, place: &Place<'_>) {
         max_recipients: config.intake.max_recipients,
         max_errors: config.intake.max_errors,
         reject_early_talk: place.listen.early_talk == EarlyTalk::Reject,
+        tls: match (place.listen.tls, &place.identity) {
+            (ListenTls::StartTls, Some(_)) => Tls::Offered,
+            _ => Tls::None,
+        },
     });
     let mut conversation = Conversation {
         place,
         stream,
+        secured: None,
         session,
         lines: LineReader::new(limit),
         input: Input::new(BUFFER.max(limit + 1)),
@@ -101,16 +118,33 @@ pub(super) fn serve(stream: Stream, place: &Place<'_>) {
         idle: config.intake.idle_timeout.get(),
         ends: Deadline::after(config.intake.session_timeout.get()),
     };
-    let cut_by_us = match conversation.run() {
-        Ok(()) => true,
-        Err(End::Gone) => false,
-        Err(End::TimedOut) => {
-            TIMED_OUT.write(&mut conversation.out);
-            true
-        }
-        Err(End::Stopping) => {
-            STOPPING.write(&mut conversation.out);
-            true
+    if place.listen.tls == ListenTls::Implicit {
+        let Some(inside) = conversation.secure() else {
+            return;
+        };
+        conversation = inside;
+    }
+    let goes_on = conversation.greet();
+    let cut_by_us = loop {
+        let over = match goes_on {
+            true => conversation.run(),
+            false => Ok(Over::Close),
+        };
+        match over {
+            Ok(Over::Close) => break true,
+            Ok(Over::StartTls) => match conversation.secure() {
+                Some(inside) => conversation = inside,
+                None => return,
+            },
+            Err(End::Gone) => break false,
+            Err(End::TimedOut) => {
+                TIMED_OUT.write(&mut conversation.out);
+                break true;
+            }
+            Err(End::Stopping) => {
+                STOPPING.write(&mut conversation.out);
+                break true;
+            }
         }
     };
     conversation.close(cut_by_us);
@@ -174,6 +208,8 @@ impl Input {
 struct Conversation<'a> {
     place: &'a Place<'a>,
     stream: Stream,
+    /// What TLS it is inside of.
+    secured: Option<Secured>,
     session: Session,
     lines: LineReader,
     input: Input,
@@ -184,16 +220,37 @@ struct Conversation<'a> {
 }
 
 impl Conversation<'_> {
-    /// Until the session closes in good order, or ends otherwise.
-    fn run(&mut self) -> Result<(), End> {
+    /// Says the replies and goes on inside TLS; `None` if that fails, and then it is over. What is left is new but for
+    /// the limits of the session: nothing that was said in clear counts any more (RFC 3207 §4.2).
+    fn secure(mut self) -> Option<Self> {
+        self.flush().ok()?;
+        let (stream, secured) = handshake(
+            self.stream,
+            self.place,
+            self.ends.min(Deadline::after(self.idle)),
+        )?;
+        self.session.secured();
+        Some(Conversation {
+            stream,
+            secured: Some(secured),
+            lines: LineReader::new(self.place.config.intake.command_line),
+            input: Input::new(self.input.buffer.len()),
+            ..self
+        })
+    }
+
+    /// The greeting. `false` if the session ends with it.
+    fn greet(&mut self) -> bool {
         let mut door = Door {
             place: self.place,
             stream: &mut self.stream,
             buffered: false,
         };
-        if let Step::Close = self.session.greet(&mut door, &mut self.out) {
-            return Ok(());
-        }
+        !matches!(self.session.greet(&mut door, &mut self.out), Step::Close)
+    }
+
+    /// Until the session closes in good order, or ends otherwise.
+    fn run(&mut self) -> Result<Over, End> {
         // IN-11: counted per command and not per read.
         let mut deadline = None;
         loop {
@@ -206,7 +263,7 @@ impl Conversation<'_> {
                 self.input.skip(n);
                 if self.session.glance(self.input.unread(), &mut self.out) {
                     self.log_refused(None);
-                    return Ok(());
+                    return Ok(Over::Close);
                 }
                 let deadline =
                     *deadline.get_or_insert_with(|| Deadline::after(self.idle).min(self.ends));
@@ -221,15 +278,17 @@ impl Conversation<'_> {
             };
             let step = self.session.line(line, &mut door, &mut self.out);
             if let Some(answer) = self.session.take_refused() {
-                log_refused(self.place, &self.session, Some(line), &answer);
+                log_refused(self.place, &self.session, self.secured, Some(line), &answer);
             }
             self.input.skip(n);
             let step = match step {
                 Step::Data(transaction) => self.data(transaction)?,
                 step => step,
             };
-            if let Step::Close = step {
-                return Ok(());
+            match step {
+                Step::Close => return Ok(Over::Close),
+                Step::StartTls => return Ok(Over::StartTls),
+                Step::Command | Step::Data(_) => {}
             }
             if self.out.len() > REPLIES {
                 self.flush()?;
@@ -347,19 +406,23 @@ impl Conversation<'_> {
             ret: transaction.params.ret,
             envid: transaction.params.envid,
             size: transaction.params.size,
-            // RFC 3848, RFC 6531 §4.3
-            protocol: match (esmtp, transaction.params.utf8) {
-                (_, true) => "UTF8SMTP",
-                (true, false) => "ESMTP",
-                (false, false) => "SMTP",
+            require_tls: transaction.params.require_tls,
+            // RFC 3848, RFC 6531 §4.3; HELO has no name of its own inside TLS.
+            protocol: match (esmtp, transaction.params.utf8, self.secured) {
+                (_, true, None) => "UTF8SMTP",
+                (_, true, Some(_)) => "UTF8SMTPS",
+                (true, false, None) => "ESMTP",
+                (true, false, Some(_)) => "ESMTPS",
+                (false, false, _) => "SMTP",
             },
+            tls: self.secured,
             bare_newline: self.place.listen.bare_newline,
         }
     }
 
     fn log_refused(&mut self, sender: Option<&ReversePath>) {
         if let Some(answer) = self.session.take_refused() {
-            let line = refused_line(self.place, &self.session, &answer);
+            let line = refused_line(self.place, &self.session, self.secured, &answer);
             match sender {
                 Some(sender) => line.path("from", sender),
                 None => line,
@@ -389,7 +452,13 @@ impl Conversation<'_> {
 }
 
 /// One line for each refusal, with the command that was refused (OBS-1).
-fn log_refused(place: &Place<'_>, session: &Session, line: Option<Line<'_>>, answer: &Answer) {
+fn log_refused(
+    place: &Place<'_>,
+    session: &Session,
+    secured: Option<Secured>,
+    line: Option<Line<'_>>,
+    answer: &Answer,
+) {
     let command = match line {
         Some(Line::Whole(text) | Line::BareLineEnd(text)) => text,
         Some(Line::TooLong) | None => &[],
@@ -399,7 +468,7 @@ fn log_refused(place: &Place<'_>, session: &Session, line: Option<Line<'_>>, ans
         .get(..4)
         .is_some_and(|verb| verb.eq_ignore_ascii_case(b"AUTH"));
     let command = if secret { &command[..4] } else { command };
-    let line = refused_line(place, session, answer);
+    let line = refused_line(place, session, secured, answer);
     match session.sender() {
         Some(sender) => line.path("from", sender),
         None => line,
@@ -409,11 +478,18 @@ fn log_refused(place: &Place<'_>, session: &Session, line: Option<Line<'_>>, ans
     .info();
 }
 
-fn refused_line(place: &Place<'_>, session: &Session, answer: &Answer) -> LogLine {
-    place.intake.count_refused(place.origin, answer.code());
+fn refused_line(
+    place: &Place<'_>,
+    session: &Session,
+    secured: Option<Secured>,
+    answer: &Answer,
+) -> LogLine {
+    let code = answer.code().to_string();
+    place.intake.count_refused(place.origin, &code);
     let line = LogLine::of_client("rejected", place.origin)
         .key("listen", &place.listen.name)
         .key("caller", &place.caller)
+        .opt("tls", secured)
         .num("code", answer.code())
         .opt("status", answer.status());
     match session.greeted() {

@@ -38,8 +38,10 @@ pub struct Received<'a> {
     pub helo: &'a str,
     /// Where it is.
     pub origin: Origin,
-    /// The protocol (RFC 3848): `SMTP`, `ESMTP`, `UTF8SMTP`.
+    /// The protocol (RFC 3848, RFC 6531 §4.3): `SMTP`, `ESMTP`, `UTF8SMTP`, `ESMTPS`, `UTF8SMTPS`.
     pub protocol: &'static str,
+    /// The cipher suite, if it came inside TLS.
+    pub cipher: Option<&'static str>,
     /// Our name.
     pub hostname: &'a Domain,
     /// The queue id.
@@ -68,9 +70,17 @@ impl Received<'_> {
             self.hostname, self.protocol, self.id
         );
         let date = self.arrived.rfc5322();
-        let _ = match self.only.filter(|path| !path.needs_utf8()) {
-            Some(path) => write!(out, "\r\n\tfor <{path}>; {date}\r\n"),
-            None => write!(out, ";\r\n\t{date}\r\n"),
+        let only = self.only.filter(|path| !path.needs_utf8());
+        if let Some(path) = only {
+            let _ = write!(out, "\r\n\tfor <{path}>");
+        }
+        // RFC 8314 §4.3
+        if let Some(cipher) = self.cipher {
+            let _ = write!(out, "\r\n\ttls {cipher}");
+        }
+        let _ = match only.is_some() || self.cipher.is_some() {
+            true => write!(out, "; {date}\r\n"),
+            false => write!(out, ";\r\n\t{date}\r\n"),
         };
     }
 }
@@ -116,6 +126,7 @@ mod tests {
             helo,
             origin,
             protocol: "ESMTP",
+            cipher: None,
             hostname: &Domain::parse("mail.here.example").unwrap(),
             id: QueueId::new(42).unwrap(),
             only,
@@ -145,6 +156,34 @@ mod tests {
             received("", Origin::Uid(Some(7)), None)
                 .starts_with("Received: from unknown (uid 7)\r\n")
         );
+    }
+
+    // IN-28: RFC 3848, RFC 8314 §4.3
+    #[test]
+    fn what_came_inside_tls_says_so() {
+        let bob = ForwardPath::parse("bob@dest.example", false).unwrap();
+        for (only, words) in [
+            (
+                Some(&bob),
+                "id 42\r\n\tfor <bob@dest.example>\r\n\ttls TLS_X; Sat, ",
+            ),
+            (None, "id 42\r\n\ttls TLS_X; Sat, "),
+        ] {
+            let mut out = String::new();
+            Received {
+                helo: "x",
+                origin: Origin::Uid(None),
+                protocol: "ESMTPS",
+                cipher: Some("TLS_X"),
+                hostname: &Domain::parse("mail.here.example").unwrap(),
+                id: QueueId::new(42).unwrap(),
+                only,
+                arrived: Timestamp::from_secs(1_795_286_400),
+            }
+            .write(&mut out);
+            assert!(out.contains(&format!("with ESMTPS {words}")), "{out}");
+            assert!(out.ends_with("+0000\r\n"), "{out}");
+        }
     }
 
     // IN-28, SEC-3

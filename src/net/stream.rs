@@ -13,6 +13,7 @@ use nix::poll::PollFlags;
 
 use super::deadline::Deadline;
 use super::socket::{self, Socket};
+use super::tls::server::{Identity, Secured};
 use super::tls::{self, Tls};
 use crate::policy::tls::{Conditions, Reached};
 
@@ -24,7 +25,8 @@ pub struct Stream(Layer);
 enum Layer {
     Plain(Socket),
     // Boxed because most streams are plain and all of them are moved about.
-    Tls(Box<Tls>, Arc<Reached>),
+    // What was reached is asked of the sessions that we dialled.
+    Tls(Box<Tls>, Option<Arc<Reached>>),
 }
 
 impl Stream {
@@ -172,7 +174,10 @@ impl Stream {
     /// # Errors
     /// The system's: the peer is gone.
     pub fn finish_writing(&mut self) -> io::Result<()> {
-        self.socket().finish_writing()
+        match &mut self.0 {
+            Layer::Plain(socket) => socket.finish_writing(),
+            Layer::Tls(tls, _) => tls.finish_writing(),
+        }
     }
 
     /// Whether bytes or an end of stream wait unread; never blocks (CL-7, CL-8).
@@ -198,20 +203,38 @@ impl Stream {
         match self.0 {
             Layer::Plain(socket) => {
                 let (tls, reached) = tls::handshake(socket, context, conditions, deadline)?;
-                Ok(Stream(Layer::Tls(Box::new(tls), Arc::new(reached))))
+                Ok(Stream(Layer::Tls(Box::new(tls), Some(Arc::new(reached)))))
             }
-            Layer::Tls(..) => Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "TLS is on already",
-            )),
+            Layer::Tls(..) => Err(on_already()),
         }
     }
 
-    /// What the handshake reached; `None` in clear.
+    /// Server side of a handshake, as `identity`; consumes the plain stream, which can never be read again (IN-31).
+    /// Asks once a second whether it is still `wanted`.
+    ///
+    /// # Errors
+    /// `TimedOut`, also when it is not wanted any more; `InvalidData` with the reason for a failed handshake;
+    /// `UnexpectedEof` when the peer closes.
+    pub fn accept_tls(
+        self,
+        identity: &Identity,
+        deadline: Deadline,
+        wanted: &dyn Fn() -> bool,
+    ) -> io::Result<(Stream, Secured)> {
+        match self.0 {
+            Layer::Plain(socket) => {
+                let (tls, secured) = identity.accept(socket, deadline, wanted)?;
+                Ok((Stream(Layer::Tls(Box::new(tls), None)), secured))
+            }
+            Layer::Tls(..) => Err(on_already()),
+        }
+    }
+
+    /// What the handshake reached; `None` in clear, and on the server's side.
     pub fn reached(&self) -> Option<&Arc<Reached>> {
         match &self.0 {
             Layer::Plain(_) => None,
-            Layer::Tls(_, reached) => Some(reached),
+            Layer::Tls(_, reached) => reached.as_ref(),
         }
     }
 
@@ -239,6 +262,10 @@ impl Stream {
             Layer::Tls(tls, _) => tls.socket(),
         }
     }
+}
+
+fn on_already() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "TLS is on already")
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! Parameters of MAIL and RCPT: SIZE (RFC 1870), BODY (RFC 6152), SMTPUTF8 (RFC 6531), and those of DSN (RFC 3461).
+//! Parameters of MAIL and RCPT: SIZE (RFC 1870), BODY (RFC 6152), SMTPUTF8 (RFC 6531), REQUIRETLS (RFC 8689), and those
+//! of DSN (RFC 3461).
 
 use super::answer::Answer;
 use super::xtext;
@@ -53,6 +54,8 @@ pub struct MailParams {
     pub eight_bit: Option<bool>,
     /// SMTPUTF8.
     pub utf8: bool,
+    /// REQUIRETLS.
+    pub require_tls: bool,
     /// RET.
     pub ret: Option<Ret>,
     /// ENVID, decoded.
@@ -70,6 +73,7 @@ pub struct RcptParams {
 
 const BAD_BYTES: Answer = Answer::new(501, 5, 2, "control or 8-bit bytes in a parameter");
 const UNKNOWN: Answer = Answer::new(555, 5, 4, "parameter unknown, or without its value");
+const VALUE: Answer = Answer::new(501, 5, 4, "this parameter has no value");
 const TWICE: Answer = Answer::new(501, 5, 4, "parameter given twice");
 
 /// IN-6: text that may stand in a command outside of addresses.
@@ -103,6 +107,15 @@ fn once<T>(slot: &mut Option<T>, value: T) -> Result<(), Answer> {
     }
 }
 
+/// A keyword that stands alone.
+fn flag(set: &mut bool, given: Option<&[u8]>) -> Result<(), Answer> {
+    match given {
+        Some(_) => Err(VALUE),
+        None if std::mem::replace(set, true) => Err(TWICE),
+        None => Ok(()),
+    }
+}
+
 impl MailParams {
     /// Reads what stands behind the path of MAIL.
     ///
@@ -114,15 +127,10 @@ impl MailParams {
             match keyword.as_str() {
                 "SIZE" => once(&mut params.size, parse_size(value(given)?)?)?,
                 "BODY" => once(&mut params.eight_bit, parse_body(value(given)?)?)?,
-                "SMTPUTF8" if given.is_some() => {
-                    return Err(Answer::new(501, 5, 4, "SMTPUTF8 has no value"));
-                }
-                "SMTPUTF8" if params.utf8 => return Err(TWICE),
-                "SMTPUTF8" => params.utf8 = true,
+                "SMTPUTF8" => flag(&mut params.utf8, given)?,
+                "REQUIRETLS" => flag(&mut params.require_tls, given)?,
                 "RET" => once(&mut params.ret, parse_ret(value(given)?)?)?,
                 "ENVID" => once(&mut params.envid, parse_envid(value(given)?)?)?,
-                // IN-32: it is a request for protection that this connection does not have.
-                "REQUIRETLS" => return Err(Answer::new(530, 7, 0, "REQUIRETLS needs TLS")),
                 _ => return Err(UNKNOWN),
             }
         }
@@ -294,7 +302,8 @@ mod tests {
             ("ENVID=\u{e4}", "501 5.5.2"),
             (&long, "501 5.5.4"),
             ("AUTH=<>", "555 5.5.4"),
-            ("REQUIRETLS", "530 5.7.0"),
+            ("REQUIRETLS=yes", "501 5.5.4"),
+            ("REQUIRETLS REQUIRETLS", "501 5.5.4"),
             ("HOLDFOR=1", "555 5.5.4"),
             ("NOTIFY=NEVER", "555 5.5.4"),
             ("=", "555 5.5.4"),

@@ -5,7 +5,7 @@
 
 mod host;
 
-pub use host::{Greeted, Host, Recipient, Settings, Transaction};
+pub use host::{Greeted, Host, Recipient, Settings, Tls, Transaction};
 
 use super::address::ReversePath;
 use super::answer::Answer;
@@ -33,6 +33,9 @@ pub const CUT_OFF: Answer = Answer::new(
     "content ended without its final dot, nothing is queued",
 );
 
+/// IN-30: commands in the clear behind STARTTLS, which anybody on the way may have put there.
+const GLUED: Answer = Answer::new(554, 5, 1, "nothing may follow STARTTLS before its reply");
+
 const TOO_MANY_ERRORS: Answer = Answer::new(421, 7, 0, "too many errors");
 const WRONG_PROTOCOL: Answer = Answer::new(502, 7, 0, "this is SMTP");
 
@@ -43,6 +46,9 @@ pub enum Step {
     Command,
     /// Make ready for content, then call [`Session::go_ahead`] or [`Session::refuse_data`].
     Data(Transaction),
+    /// Send the replies, throw away what else was read, do the handshake and call [`Session::secured`]. Nothing may be
+    /// read in clear any more, whatever comes of it.
+    StartTls,
     /// Send the replies and close.
     Close,
 }
@@ -94,6 +100,13 @@ impl Session {
         let greeting = format!("{} ESMTP posthaste", self.settings.hostname);
         Answer::bare(220, "").with_text(greeting).write(out);
         Step::Command
+    }
+
+    /// The session is inside TLS from now on; all that was said before is forgotten (RFC 3207 §4.2).
+    pub fn secured(&mut self) {
+        self.settings.tls = Tls::Active;
+        self.greeted = None;
+        self.transaction = None;
     }
 
     /// Looks at a line of which the end has not come. `true` if there is no need to wait for it: the client speaks
@@ -156,6 +169,9 @@ impl Session {
             Verb::StartTls | Verb::Auth if self.transaction.is_some() => {
                 Err(Answer::new(503, 5, 1, "not inside a transaction"))
             }
+            Verb::StartTls if self.settings.tls != Tls::None => {
+                return self.start_tls(text, host, out);
+            }
             Verb::StartTls | Verb::Auth | Verb::Declined => {
                 Err(Answer::new(502, 5, 1, "command not available"))
             }
@@ -172,6 +188,20 @@ impl Session {
             Ok(Some(answer)) | Err(answer) => self.reply(answer, out),
             Ok(None) => Step::Command,
         }
+    }
+
+    fn start_tls(&mut self, text: &[u8], host: &mut dyn Host, out: &mut Vec<u8>) -> Step {
+        if self.settings.tls == Tls::Active {
+            return self.reply(Answer::new(503, 5, 1, "TLS is on already"), out);
+        }
+        if !text.is_empty() {
+            return self.reply(Answer::new(501, 5, 4, "no arguments here"), out);
+        }
+        if host.input_waits() {
+            return self.close(GLUED, out);
+        }
+        Answer::new(220, 0, 0, "begin TLS").write(out);
+        Step::StartTls
     }
 
     /// IN-20: commands after which a client must wait for the reply (RFC 2920 §3.1), and all of one that was not told
@@ -203,8 +233,16 @@ impl Session {
         // IN-1: nothing is announced that is not done.
         let announced = format!(
             "250-{}\r\n250-PIPELINING\r\n250-SIZE {}\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n\
-             250-ENHANCEDSTATUSCODES\r\n250-DSN\r\n250-LIMITS RCPTMAX={}\r\n250 HELP\r\n",
-            self.settings.hostname, self.settings.max_message_size, self.settings.max_recipients,
+             250-ENHANCEDSTATUSCODES\r\n250-DSN\r\n250-LIMITS RCPTMAX={}\r\n{}250 HELP\r\n",
+            self.settings.hostname,
+            self.settings.max_message_size,
+            self.settings.max_recipients,
+            match self.settings.tls {
+                Tls::None => "",
+                Tls::Offered => "250-STARTTLS\r\n",
+                // RFC 8689 §2: never outside of TLS.
+                Tls::Active => "250-REQUIRETLS\r\n",
+            },
         );
         out.extend_from_slice(announced.as_bytes());
         Ok(None)
@@ -223,6 +261,10 @@ impl Session {
             return Err(Answer::new(503, 5, 1, "inside a transaction already"));
         }
         let mail = MailCommand::parse(text, esmtp)?;
+        if mail.params.require_tls && self.settings.tls != Tls::Active {
+            // IN-32: it is a request for protection that this connection does not have.
+            return Err(Answer::new(530, 7, 0, "REQUIRETLS needs TLS"));
+        }
         if mail.params.size > Some(self.settings.max_message_size) {
             return Err(Answer::new(552, 3, 4, "message too large"));
         }

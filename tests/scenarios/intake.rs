@@ -4,6 +4,7 @@ mod content;
 mod doors;
 mod envelope;
 mod sessions;
+mod tls;
 
 use std::time::Duration;
 

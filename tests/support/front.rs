@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
+use openssl::ssl::SslStream;
 use posthaste::clock::Clock;
 use posthaste::config::{Config, Listen, ListenAddress, Live};
 use posthaste::dispatch::{Dispatcher, Transaction};
@@ -209,8 +210,16 @@ impl Drop for House {
     }
 }
 
-trait Socket: Read + Write + Send {
+/// What a client speaks through.
+pub trait Socket: Read + Write + Send {
+    /// Shuts the sending side.
     fn end(&self);
+}
+
+impl Socket for SslStream<TcpStream> {
+    fn end(&self) {
+        self.get_ref().shutdown(Shutdown::Write).unwrap();
+    }
 }
 
 impl Socket for TcpStream {
@@ -236,6 +245,11 @@ impl Client {
         let socket = TcpStream::connect(address).unwrap();
         socket.set_nodelay(true).unwrap();
         socket.set_read_timeout(Some(LONG)).unwrap();
+        Client::over(socket)
+    }
+
+    /// One that was connected already.
+    pub fn over(socket: impl Socket + 'static) -> Client {
         Client {
             socket: Box::new(socket),
             read: Vec::new(),
@@ -245,10 +259,7 @@ impl Client {
     pub fn unix(path: &std::path::Path) -> Client {
         let socket = UnixStream::connect(path).unwrap();
         socket.set_read_timeout(Some(LONG)).unwrap();
-        Client {
-            socket: Box::new(socket),
-            read: Vec::new(),
-        }
+        Client::over(socket)
     }
 
     pub fn send(&mut self, octets: impl AsRef<[u8]>) {

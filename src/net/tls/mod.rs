@@ -1,20 +1,26 @@
-//! TLS toward other hosts: one handshake says what was reached. Judges nothing.
+//! TLS: toward other hosts one handshake says what was reached. Judges nothing. Our own listeners are [`server`]'s.
 //!
 //! [`handshake`] takes the conditions that `policy::tls` made, because it has to know what to compare with: the name for
 //! SNI, the names a certificate may have, the TLSA records. It refuses no certificate. What it found out is a
 //! [`Reached`]; whether that is enough is for `Requirement::judge`, before another octet is sent.
 //!
-//! - [`stream`]: the session under deadlines.
+//! - [`stream`]: the session under deadlines, of both sides.
+//! - [`server`]: the certificate that our listeners show, and their side of the handshake (IN-30).
 //! - [`names`]: whether a certificate is for a name (TLS-11).
 //! - [`dane`]: whether a chain matches TLSA records (DANE-5).
 //!
 //! The `openssl` crate and not native-tls, because the chain and the result of its verification must be had without
-//! failing. HTTPS (MTA-STS, reports) is native-tls's, in its own modules; listeners will be too.
+//! failing. HTTPS (MTA-STS, reports) is native-tls's, in its own modules.
 
 pub mod dane;
 pub mod names;
+pub mod server;
 mod spki;
 mod stream;
+
+#[cfg(test)]
+#[path = "../../../tests/support/ca.rs"]
+mod ca;
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -94,12 +100,18 @@ fn context(tls: &config::Tls, lenient: bool) -> Result<SslContextBuilder, ErrorS
         None => context.set_default_verify_paths()?,
     }
     // TLS-10. OpenSSL's own limit for certificate messages is the 100 KiB that are asked for.
+    manners(&mut context);
+    Ok(context)
+}
+
+/// What is the same on both sides: nothing is resumed or renegotiated (TLS-10, IN-30), and how [`stream`] works.
+fn manners(context: &mut SslContextBuilder) {
     context.set_session_cache_mode(SslSessionCacheMode::OFF);
     context.set_options(
         SslOptions::NO_TICKET
             | SslOptions::NO_RENEGOTIATION
             | SslOptions::NO_COMPRESSION
-            // Many servers close without close_notify. SMTP frames its replies itself, so that a cut is seen.
+            // Many peers close without close_notify. SMTP frames replies and content itself, so that a cut is seen.
             | SslOptions::IGNORE_UNEXPECTED_EOF,
     );
     context.set_mode(
@@ -110,7 +122,6 @@ fn context(tls: &config::Tls, lenient: bool) -> Result<SslContextBuilder, ErrorS
     );
     // One system call for a record instead of two.
     context.set_read_ahead(true);
-    Ok(context)
 }
 
 /// The context of the configuration in force, made again when it changes: a reload reads `ca_file` anew (CFG-5).

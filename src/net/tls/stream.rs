@@ -5,6 +5,7 @@
 //! and a write that `wait` announced does not block, whatever the size of a TLS record (CL-14).
 
 use std::io::{self, Read, Write};
+use std::time::Duration;
 
 use nix::poll::PollFlags;
 use openssl::error::ErrorStack;
@@ -15,6 +16,9 @@ use super::{Deadline, Socket};
 /// The most that is kept back for a peer that does not read; one record is 16 KiB and a little, the rest is room for
 /// the answers of the protocol itself. A peer that makes us write more than that without reading is cut off.
 const MAX_UNSENT: usize = 64 * 1024;
+
+/// How often a handshake that waits for its peer looks whether it is still wanted.
+const SLICE: Duration = Duration::from_secs(1);
 
 /// The largest piece that becomes one record.
 const RECORD: usize = 16 * 1024;
@@ -37,6 +41,31 @@ impl Tls {
         stream
             .connect()
             .map_err(|e| failure(e, "the peer closed during the TLS handshake"))?;
+        stream.get_mut().flush_all(deadline)?;
+        Ok(Tls { stream })
+    }
+
+    /// The server's handshake. Asks once a second whether it is still wanted.
+    pub(super) fn accept(
+        ssl: Ssl,
+        socket: Socket,
+        deadline: Deadline,
+        wanted: &dyn Fn() -> bool,
+    ) -> io::Result<Tls> {
+        let wire = Wire {
+            socket,
+            unsent: Vec::new(),
+            deadline: None,
+        };
+        let mut stream = SslStream::new(ssl, wire)?;
+        loop {
+            stream.get_mut().deadline = Some(Deadline::after(SLICE).min(deadline));
+            match stream.accept() {
+                Ok(()) => break,
+                Err(e) if e.code() == ErrorCode::WANT_READ && !deadline.is_over() && wanted() => {}
+                Err(e) => return Err(failure(e, "the peer closed during the TLS handshake")),
+            }
+        }
         stream.get_mut().flush_all(deadline)?;
         Ok(Tls { stream })
     }
@@ -122,6 +151,16 @@ impl Tls {
         &self.stream.get_ref().socket
     }
 
+    /// Ends our side, with close_notify before the end of the stream; reading goes on.
+    pub(in crate::net) fn finish_writing(&mut self) -> io::Result<()> {
+        let wire = self.stream.get_mut();
+        wire.deadline = None;
+        wire.flush_now()?;
+        // To a peer that does not take it the end of the stream says enough.
+        let _ = self.stream.shutdown();
+        self.socket().finish_writing()
+    }
+
     /// Says close_notify if the peer takes it now; does not wait for the answer.
     pub(in crate::net) fn close(mut self) {
         self.stream.get_mut().deadline = None;
@@ -152,7 +191,7 @@ fn failure(e: openssl::ssl::Error, at_end: &str) -> io::Error {
 }
 
 /// OpenSSL's own words, without file and line.
-fn reasons(stack: &ErrorStack) -> String {
+pub(super) fn reasons(stack: &ErrorStack) -> String {
     let texts: Vec<&str> = stack.errors().iter().filter_map(|e| e.reason()).collect();
     if texts.is_empty() {
         "TLS failed".to_string()

@@ -5,6 +5,17 @@ use crate::smtp::answer::Answer;
 use crate::smtp::command::RcptCommand;
 use crate::smtp::params::{MailParams, RcptParams};
 
+/// How a session stands to TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tls {
+    /// There is none.
+    None,
+    /// STARTTLS is announced.
+    Offered,
+    /// All of it is inside TLS by now.
+    Active,
+}
+
 /// What a session needs to know of the configuration.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -18,6 +29,8 @@ pub struct Settings {
     pub max_errors: u32,
     /// A client that talks before its turn is cut (IN-20).
     pub reject_early_talk: bool,
+    /// TLS at its beginning.
+    pub tls: Tls,
 }
 
 /// The surroundings of a session: who may send what to whom, and whether the client has spoken on.

@@ -39,6 +39,7 @@ fn session() -> Session {
         max_recipients: 2,
         max_errors: 100,
         reject_early_talk: false,
+        tls: Tls::None,
     })
 }
 
@@ -333,6 +334,126 @@ fn where_it_is_forbidden_talking_early_closes_the_session() {
     let mut out = Vec::new();
     assert!(matches!(session().greet(waits, &mut out), Step::Command));
     assert!(out.starts_with(b"220 mail.here.example "));
+}
+
+fn with_tls(tls: Tls) -> Session {
+    let mut session = session();
+    session.settings.tls = tls;
+    session
+}
+
+// IN-1, IN-30
+#[test]
+fn starttls_is_announced_where_it_can_be_said_and_requiretls_where_it_is_done() {
+    for (tls, announced) in [
+        (Tls::None, ""),
+        (Tls::Offered, "250-STARTTLS\r\n"),
+        (Tls::Active, "250-REQUIRETLS\r\n"),
+    ] {
+        let mut out = Vec::new();
+        with_tls(tls).line(Line::Whole(b"EHLO x"), &mut Open::default(), &mut out);
+        let said = String::from_utf8(out).unwrap();
+        let tail = format!("250-LIMITS RCPTMAX=2\r\n{announced}250 HELP\r\n");
+        assert!(said.ends_with(&tail), "{said}");
+    }
+}
+
+// IN-8, IN-30
+#[test]
+fn starttls_is_refused_where_it_makes_no_sense() {
+    let mut s = with_tls(Tls::Offered);
+    let codes = say(
+        &mut s,
+        &["STARTTLS now", HELLO, "STARTTLS x", MAIL, "STARTTLS", RCPT],
+    );
+    assert_eq!(
+        codes,
+        [
+            "501 5.5.4",
+            "250",
+            "501 5.5.4",
+            "250 2.1.0",
+            "503 5.5.1",
+            "250 2.1.5"
+        ]
+    );
+    assert_eq!(
+        say(
+            &mut with_tls(Tls::Active),
+            &[HELLO, "STARTTLS", "STARTTLS x"]
+        ),
+        ["250", "503 5.5.1", "503 5.5.1"]
+    );
+    assert_eq!(
+        say(&mut with_tls(Tls::None), &[HELLO, "STARTTLS"]),
+        ["250", "502 5.5.1"]
+    );
+}
+
+// IN-30
+#[test]
+fn what_follows_starttls_in_the_clear_ends_the_session() {
+    let mut s = with_tls(Tls::Offered);
+    say(&mut s, &[HELLO]);
+    let mut out = Vec::new();
+    let waits = &mut Open { waits: true };
+    let step = s.line(Line::Whole(b"STARTTLS"), waits, &mut out);
+    assert!(matches!(step, Step::Close));
+    assert!(out.starts_with(b"554 5.5.1 "), "{out:?}");
+    assert_eq!(s.take_refused().map(|answer| answer.code()), Some(554));
+}
+
+// IN-30
+#[test]
+fn inside_tls_nothing_is_left_of_what_was_said_before() {
+    let mut s = with_tls(Tls::Offered);
+    say(&mut s, &[HELLO]);
+    let mut out = Vec::new();
+    let step = s.line(Line::Whole(b"starttls "), &mut Open::default(), &mut out);
+    assert!(matches!(step, Step::StartTls));
+    assert!(out.starts_with(b"220 2.0.0 "), "{out:?}");
+    s.secured();
+    assert_eq!(s.greeted(), None);
+    assert_eq!(
+        say(&mut s, &[MAIL, RCPT, "STARTTLS", HELLO, MAIL, RCPT, "DATA"]),
+        [
+            "503 5.5.1",
+            "503 5.5.1",
+            "503 5.5.1",
+            "250",
+            "250 2.1.0",
+            "250 2.1.5",
+            "data"
+        ]
+    );
+}
+
+// IN-16, IN-32
+#[test]
+fn requiretls_is_for_sessions_inside_tls() {
+    const REQUIRED: &str = "MAIL FROM:<a@b.example> REQUIRETLS";
+    for tls in [Tls::None, Tls::Offered] {
+        let mut s = with_tls(tls);
+        assert_eq!(
+            say(&mut s, &[HELLO, REQUIRED, MAIL]),
+            ["250", "530 5.7.0", "250 2.1.0"]
+        );
+    }
+    for tls in [Tls::None, Tls::Active] {
+        assert_eq!(
+            say(&mut with_tls(tls), &["HELO x", REQUIRED]),
+            ["250", "555 5.5.4"]
+        );
+    }
+    let mut s = with_tls(Tls::Active);
+    let twice = format!("{REQUIRED} REQUIRETLS");
+    let valued = format!("{REQUIRED}=yes");
+    assert_eq!(
+        say(&mut s, &[HELLO, &twice, &valued, REQUIRED, RCPT]),
+        ["250", "501 5.5.4", "501 5.5.4", "250 2.1.0", "250 2.1.5"]
+    );
+    let step = s.line(Line::Whole(b"DATA"), &mut Open::default(), &mut Vec::new());
+    assert!(matches!(step, Step::Data(t) if t.params.require_tls));
 }
 
 // IN-2

@@ -7,7 +7,7 @@ use posthaste::smtp::command::{RcptCommand, RcptPath};
 use posthaste::smtp::data::DataReader;
 use posthaste::smtp::line::LineReader;
 use posthaste::smtp::reply::ReplyReader;
-use posthaste::smtp::server::{Host, Recipient, Session, Settings, Step};
+use posthaste::smtp::server::{Host, Recipient, Session, Settings, Step, Tls};
 
 use super::{Target, magnitude, pieces, shape};
 use crate::mutate::fnv;
@@ -37,6 +37,7 @@ pub const SESSION: Target = Target {
         b"\r",
         b"\0",
         b"STARTTLS\r\n",
+        b" REQUIRETLS",
         b"AUTH PLAIN\r\n",
         b"<postmaster>",
     ],
@@ -98,15 +99,18 @@ struct Transcript {
     replies: Vec<u8>,
     messages: Vec<(String, Vec<u8>)>,
     closed: bool,
+    /// Whatever came behind STARTTLS was for the handshake, and never a command (IN-30).
+    tls: bool,
 }
 
-fn converse<'a>(input: impl Iterator<Item = &'a [u8]>) -> Transcript {
+fn converse<'a>(tls: Tls, input: impl Iterator<Item = &'a [u8]>) -> Transcript {
     let mut session = Session::new(Settings {
         hostname: Domain::parse("us.example").expect("a domain"),
         max_message_size: 10_000,
         max_recipients: MAX_RECIPIENTS,
         max_errors: 10,
         reject_early_talk: false,
+        tls,
     });
     let (mut seen, mut host) = (Transcript::default(), Anything);
     let mut lines = LineReader::new(2048);
@@ -144,16 +148,25 @@ fn converse<'a>(input: impl Iterator<Item = &'a [u8]>) -> Transcript {
                     seen.closed = true;
                     return seen;
                 }
+                Some(Step::StartTls) => {
+                    assert_eq!(tls, Tls::Offered);
+                    seen.tls = true;
+                    return seen;
+                }
             }
         }
     }
     seen
 }
 
-/// IN-3, IN-6 to IN-11, SEC-4: the same answers and messages in any split, and every answer is a reply.
+/// IN-3, IN-6 to IN-11, IN-30, SEC-4: the same answers and messages in any split, and every answer is a reply.
 fn session(input: &[u8]) -> u64 {
-    let whole = converse(std::iter::once(input));
-    let split = converse(pieces(input));
+    shape(&[Tls::None, Tls::Offered, Tls::Active].map(|tls| conversation(tls, input)))
+}
+
+fn conversation(tls: Tls, input: &[u8]) -> u64 {
+    let whole = converse(tls, std::iter::once(input));
+    let split = converse(tls, pieces(input));
     assert_eq!(whole, split, "the session depends on the split");
     let mut reader = ReplyReader::new();
     reader.push(&whole.replies);
@@ -174,7 +187,7 @@ fn session(input: &[u8]) -> u64 {
         kinds,
         magnitude(codes.len()),
         magnitude(whole.messages.len()),
-        u64::from(whole.closed),
+        u64::from(whole.closed) | u64::from(whole.tls) << 1,
         magnitude(whole.messages.iter().map(|(_, bytes)| bytes.len()).sum()),
     ])
 }

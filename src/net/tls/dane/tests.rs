@@ -1,13 +1,9 @@
 //! TLSA records against chains made here (DANE-4, DANE-5).
 
 use super::*;
+use crate::net::tls::ca::{Authority, Issued, leaf, tlsa_data};
 use crate::policy::plan::HostName;
 use crate::smtp::address::Domain;
-
-#[path = "../../../../tests/support/ca.rs"]
-mod ca;
-
-use ca::{Authority, Issued, leaf, tlsa_data};
 
 fn set(records: Vec<Tlsa>) -> DaneSet {
     let name = |text| HostName::Name(Domain::parse(text).unwrap());
