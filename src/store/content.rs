@@ -92,20 +92,27 @@ pub struct ContentReader {
     chunks: u32,
     /// Octets still to come.
     left: u64,
+    /// Most content is one chunk: it comes with the first look.
+    first: Option<Vec<u8>>,
 }
 
 impl ContentReader {
     pub(super) fn open(store: Arc<Inner>, id: QueueId) -> Result<ContentReader, StoreError> {
-        let extent: Option<(u32, i64)> = store.readers.read(|conn| {
-            conn.prepare_cached("SELECT chunks, content_size FROM message WHERE id = ?1")
-                .and_then(|mut statement| {
-                    statement
-                        .query_row([id.get()], |row| Ok((row.get(0)?, row.get(1)?)))
-                        .optional()
-                })
-                .map_err(|error| fault::answer_for(&error))
+        let found: Option<(u32, i64, Option<Vec<u8>>)> = store.readers.read(|conn| {
+            conn.prepare_cached(
+                "SELECT chunks, content_size, (SELECT data FROM chunk WHERE id = message.id << 20) \
+                 FROM message WHERE id = ?1",
+            )
+            .and_then(|mut statement| {
+                statement
+                    .query_row([id.get()], |row| {
+                        Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+                    })
+                    .optional()
+            })
+            .map_err(|error| fault::answer_for(&error))
         })?;
-        let Some((chunks, size)) = extent else {
+        let Some((chunks, size, first)) = found else {
             return Err(StoreError::Failed(format!("no message {id}")));
         };
         Ok(ContentReader {
@@ -114,6 +121,7 @@ impl ContentReader {
             next: 0,
             chunks,
             left: u64::try_from(size).unwrap_or(0),
+            first,
         })
     }
 
@@ -128,12 +136,10 @@ impl ContentReader {
             }
             return Ok(None);
         }
-        let row = row_id(self.id, self.next);
-        let chunk: Option<Vec<u8>> = self.store.readers.read(|conn| {
-            conn.prepare_cached("SELECT data FROM chunk WHERE id = ?1")
-                .and_then(|mut statement| statement.query_row([row], |row| row.get(0)).optional())
-                .map_err(|error| fault::answer_for(&error))
-        })?;
+        let chunk = match self.first.take() {
+            Some(first) => Some(first),
+            None => self.chunk()?,
+        };
         let Some(chunk) = chunk else {
             return Err(if self.is_finished()? {
                 StoreError::Failed(format!(
@@ -150,6 +156,15 @@ impl ContentReader {
         self.left = left;
         self.next += 1;
         Ok(Some(chunk))
+    }
+
+    fn chunk(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        let row = row_id(self.id, self.next);
+        self.store.readers.read(|conn| {
+            conn.prepare_cached("SELECT data FROM chunk WHERE id = ?1")
+                .and_then(|mut statement| statement.query_row([row], |row| row.get(0)).optional())
+                .map_err(|error| fault::answer_for(&error))
+        })
     }
 
     /// Whether no recipient is left, so that the content may be gone.

@@ -44,6 +44,31 @@ pub(super) struct Readers {
     reads: AtomicU64,
 }
 
+/// A read transaction. Its two statements are kept like all others; rusqlite's own would be parsed each time.
+struct Snapshot<'c>(&'c Connection);
+
+impl<'c> Snapshot<'c> {
+    fn of(conn: &'c Connection) -> rusqlite::Result<Snapshot<'c>> {
+        conn.prepare_cached("BEGIN")?.execute([])?;
+        Ok(Snapshot(conn))
+    }
+}
+
+/// For a reader a rollback is the same as a commit.
+impl Drop for Snapshot<'_> {
+    fn drop(&mut self) {
+        let ended = self
+            .0
+            .prepare_cached("ROLLBACK")
+            .and_then(|mut end| end.execute([]));
+        if let Err(error) = ended
+            && !self.0.is_autocommit()
+        {
+            log::error!("a read did not end: {error}");
+        }
+    }
+}
+
 impl Readers {
     pub(super) fn open(path: &Path) -> Result<Readers, OpenError> {
         Readers::open_with(path, LIMIT)
@@ -90,9 +115,8 @@ impl Readers {
         };
         until.store(millis(self.start.elapsed() + self.limit), Ordering::Relaxed);
         let sql = |error: rusqlite::Error| fault::answer_for(&error);
-        // Ends with a rollback, which for a reader is the same as a commit.
-        let snapshot = conn.unchecked_transaction().map_err(sql)?;
-        read(&snapshot)
+        let snapshot = Snapshot::of(conn).map_err(sql)?;
+        read(snapshot.0)
     }
 
     fn borrow(&self) -> Result<Reader, StoreError> {
