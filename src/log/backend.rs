@@ -249,13 +249,13 @@ impl Shared {
     /// Never waits (OBS-4).
     fn put(&self, entry: Entry) {
         if self.sender.try_send(Message::Line(entry)).is_err() {
-            self.lose();
+            self.lose(1);
         }
     }
 
-    fn lose(&self) {
-        self.lost.fetch_add(1, Ordering::Relaxed);
-        self.lost_in_all.fetch_add(1, Ordering::Relaxed);
+    fn lose(&self, lines: u64) {
+        self.lost.fetch_add(lines, Ordering::Relaxed);
+        self.lost_in_all.fetch_add(lines, Ordering::Relaxed);
     }
 
     /// A line of the log about itself.
@@ -276,13 +276,20 @@ impl Shared {
         loop {
             match self.next(receiver) {
                 Some(Message::Line(entry)) => self.write(&mut sink, &entry),
-                Some(Message::Sink(new)) => sink = new,
+                Some(Message::Sink(new)) => {
+                    self.flush(&mut sink);
+                    sink = new;
+                }
                 Some(Message::Flush(answer)) => {
                     self.report_lost(&mut sink);
+                    self.flush(&mut sink);
                     let _ = answer.try_send(());
                 }
-                Some(Message::Stop) => return,
+                Some(Message::Stop) => return self.flush(&mut sink),
                 None => self.report_lost(&mut sink),
+            }
+            if receiver.is_empty() {
+                self.flush(&mut sink);
             }
             let now = Instant::now();
             if now.saturating_duration_since(swept) >= SWEEP {
@@ -311,8 +318,15 @@ impl Shared {
 
     fn write(&self, sink: &mut Sink, entry: &Entry) {
         self.report_lost(sink);
-        if sink.write(entry).is_err() {
-            self.lose();
+        if let Err((lines, _)) = sink.write(entry) {
+            self.lose(lines);
+        }
+    }
+
+    /// Nothing waits in memory while the thread waits.
+    fn flush(&self, sink: &mut Sink) {
+        if let Err((lines, _)) = sink.flush() {
+            self.lose(lines);
         }
     }
 
@@ -323,8 +337,12 @@ impl Shared {
             return;
         }
         let entry = self.own_line(Level::Error, "log-lost", &[("count", Value::from(lost))]);
-        if sink.write(&entry).is_ok() {
-            self.lost.fetch_sub(lost, Ordering::Relaxed);
+        match sink.write(&entry).and_then(|()| sink.flush()) {
+            Ok(()) => {
+                self.lost.fetch_sub(lost, Ordering::Relaxed);
+            }
+            // What it would have said is still to be said; other lines may have waited with it.
+            Err((lines, _)) => self.lose(lines.saturating_sub(1)),
         }
     }
 }

@@ -18,6 +18,8 @@ use crate::config::LogTo;
 const IDENT: &str = "posthasted";
 /// syslog(3): LOG_MAIL.
 const FACILITY_MAIL: u8 = 2 << 3;
+/// A file's lines are written at the latest when there are so many octets of them.
+const MUCH: usize = 32 << 10;
 /// A syslog socket that is not there is asked for at most this often.
 const RECONNECT: Duration = Duration::from_secs(1);
 
@@ -53,15 +55,30 @@ impl Sink {
         })
     }
 
-    /// Writes one line.
+    /// Writes one line, or keeps it until [`Sink::flush`].
     ///
     /// # Errors
-    /// The line is lost.
-    pub fn write(&mut self, entry: &Entry) -> io::Result<()> {
+    /// So many lines are lost.
+    pub fn write(&mut self, entry: &Entry) -> Result<(), (u64, io::Error)> {
+        let alone = |error| (1, error);
         match self {
-            Sink::Syslog(syslog) => syslog.write(entry),
-            Sink::Stderr => io::stderr().lock().write_all(dated(entry).as_bytes()),
-            Sink::File(file) => file.write(dated(entry).as_bytes()),
+            Sink::Syslog(syslog) => syslog.write(entry).map_err(alone),
+            Sink::Stderr => io::stderr()
+                .lock()
+                .write_all(dated(entry).as_bytes())
+                .map_err(alone),
+            Sink::File(file) => file.put(&dated(entry)),
+        }
+    }
+
+    /// Writes what waits: call it before waiting for more.
+    ///
+    /// # Errors
+    /// So many lines are lost.
+    pub fn flush(&mut self) -> Result<(), (u64, io::Error)> {
+        match self {
+            Sink::File(file) => file.flush(),
+            Sink::Syslog(_) | Sink::Stderr => Ok(()),
         }
     }
 }
@@ -82,6 +99,8 @@ pub(super) struct LogFile {
     file: File,
     /// The last write stopped in the middle of a line.
     torn: bool,
+    /// Whole lines that are not written yet: under load many go out in one write.
+    waiting: Vec<u8>,
 }
 
 impl LogFile {
@@ -94,27 +113,53 @@ impl LogFile {
             .mode(0o640)
             .custom_flags(flags.bits())
             .open(path)?;
-        Ok(LogFile { file, torn: false })
+        Ok(LogFile {
+            file,
+            torn: false,
+            waiting: Vec::new(),
+        })
     }
 
-    fn write(&mut self, line: &[u8]) -> io::Result<()> {
-        if self.torn {
-            self.file.write_all(b"\n")?;
+    /// Takes a line; what waits goes out once it is much.
+    fn put(&mut self, line: &str) -> Result<(), (u64, io::Error)> {
+        self.waiting.extend_from_slice(line.as_bytes());
+        if self.waiting.len() < MUCH {
+            return Ok(());
+        }
+        self.flush()
+    }
+
+    fn flush(&mut self) -> Result<(), (u64, io::Error)> {
+        let written = self.write();
+        let rest = self.waiting.len() - written.0;
+        let result = written.1.map_err(|error| {
+            let lost = &self.waiting[self.waiting.len() - rest..];
+            let lines = lost.iter().filter(|octet| **octet == b'\n').count() as u64;
+            self.torn = written.0 > 0 && self.waiting[written.0 - 1] != b'\n' || self.torn;
+            (lines, error)
+        });
+        self.waiting.clear();
+        result
+    }
+
+    /// Writes what waits, as far as it goes: so many octets of it are out.
+    fn write(&mut self) -> (usize, io::Result<()>) {
+        if self.torn && !self.waiting.is_empty() {
+            if let Err(error) = self.file.write_all(b"\n") {
+                return (0, Err(error));
+            }
             self.torn = false;
         }
-        let mut rest = line;
-        while !rest.is_empty() {
-            match self.file.write(rest) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(n) => rest = &rest[n..],
+        let mut written = 0;
+        while written < self.waiting.len() {
+            match self.file.write(&self.waiting[written..]) {
+                Ok(0) => return (written, Err(io::ErrorKind::WriteZero.into())),
+                Ok(n) => written += n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    self.torn = rest.len() < line.len();
-                    return Err(error);
-                }
+                Err(error) => return (written, Err(error)),
             }
         }
-        Ok(())
+        (written, Ok(()))
     }
 }
 
