@@ -349,14 +349,15 @@ fn settings(conn: &mut Connection, role: Role) -> Result<(), ConnectError> {
     set(conn, "wal_autocheckpoint", 0)?;
     set(conn, "journal_size_limit", WAL_KEPT)?;
     set(conn, "temp_store", 2)?; // memory
-    // KiB, negative. Bounded, whatever the length of the queue.
+    // KiB, negative. Bounded, whatever the length of the queue. A reader's pages are worth nothing after the next
+    // commit of the writer, so it needs no more than one of its reads touches.
     set(
         conn,
         "cache_size",
         if role == Role::Writer {
             -16_384
         } else {
-            -2_048
+            -512
         },
     )?;
     set(conn, "query_only", i64::from(role == Role::Reader))?;
