@@ -580,7 +580,7 @@ mod tests {
     #[test]
     fn what_this_version_cannot_do_is_refused_with_those_words() {
         for text in [
-            "[tls]\nmta_sts = true",
+            "[tls]\nreports = true",
             "[http]\naddress = \"127.0.0.1:80\"",
             "[[limit]]\ndestinations = [\"*\"]",
             "[limits]\nrate = \"1/1m\"",

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::pattern::DomainPattern;
 use super::table::{table, words};
 use super::units::{Span, not_zero};
-use super::value::absolute_if_any;
+use super::value::{absolute_if_any, within};
 use crate::smtp::address::{AddressDomain, Domain};
 
 words! {
@@ -61,12 +61,16 @@ table! {
         memory: TlsMemory = "\"encryption\"";
         /// How long that is remembered without being seen again.
         memory_age: Span = "\"180d\"", not_zero;
+        /// Whether MTA-STS policies are looked up and obeyed (RFC 8461).
+        mta_sts: bool = "true";
+        /// Port of the servers that have the policies.
+        mta_sts_port: u16 = "443", within(1, u16::MAX);
         /// Whether TLSA records are looked up and obeyed. Needs a validating DNS server that `dns.trusted` names.
         dane: bool = "true";
         /// Longest TLS handshake.
         handshake_timeout: Span = "\"1m\"", not_zero;
     }
-    later ["mta_sts", "mta_sts_port", "reports", "report_from"]
+    later ["reports", "report_from"]
 }
 
 table! {

@@ -15,7 +15,7 @@ use super::host::{Host, Source, store_settings};
 use super::memory::{self, Idle};
 use crate::clock::Clock;
 use crate::config::{Config, ListenAddress, Live};
-use crate::delivery::{TlsSeams, Tools, Workers};
+use crate::delivery::{Refresher, Sts, TlsSeams, Tools, Workers};
 use crate::dispatch::{Dispatcher, Fatal};
 use crate::front::accept::Intake;
 use crate::front::control::{self, Host as _};
@@ -93,6 +93,7 @@ pub struct Daemon {
     control: control::server::Server,
     control_path: PathBuf,
     notices: Notices,
+    refresher: Refresher,
     asked: Receiver<Ask>,
 }
 
@@ -142,12 +143,21 @@ impl Daemon {
             let reason = "no name server in use is in dns.trusted";
             Line::new("dane-off").peer("reason", reason).warn();
         }
+        let sts = Arc::new(Sts::new(
+            store.clone(),
+            live.clone(),
+            clock.clone(),
+            network.clone(),
+        ));
         let tools = Tools {
             store: store.clone(),
             live: live.clone(),
             clock: clock.clone(),
             network,
-            tls: TlsSeams::default(),
+            tls: TlsSeams {
+                sts: Arc::clone(&sts) as _,
+                ..TlsSeams::default()
+            },
             wake: Arc::new(move |wake| waking.wake(wake)),
         };
         let workers = Workers::start(count, tools, transactions).map_err(failed("workers"))?;
@@ -183,6 +193,7 @@ impl Daemon {
         )
         .map_err(failed("notices"))?;
         let now = clock.now();
+        let refresher = Refresher::start(sts).map_err(failed("sts-refresh"))?;
         let intake = Arc::new(Intake::new(live, store, dispatcher, clock));
         let front = Front::start(doors.listeners, intake, fatal).map_err(failed("listeners"))?;
         let front = Arc::new(front);
@@ -198,6 +209,7 @@ impl Daemon {
             control,
             control_path,
             notices,
+            refresher,
             asked,
         })
     }
@@ -290,6 +302,7 @@ impl Daemon {
         }
         self.workers.close();
         self.notices.stop();
+        self.refresher.stop();
         self.control.stop();
         // Everything that was answered is committed; this checkpoints.
         self.host.store.close();

@@ -169,9 +169,13 @@ pub(super) fn learn(
     let ask = match target {
         Target::Relay(_) if require == RequireTls::Yes => return Err(no_requiretls_by_relay()),
         Target::Relay(_) => Ask::relay(config.tls.fallback, require),
-        Target::Domain(_) | Target::Literal(_) => {
-            Ask::of(&config.tls, &config.tls_policy, true, recipient, require)
-        }
+        Target::Domain(_) | Target::Literal(_) => Ask::of(
+            &config.tls,
+            &config.tls_policy,
+            config.tls.mta_sts,
+            recipient,
+            require,
+        ),
     };
     let mut remembered = MemoryFacts::nothing();
     let mut sts = StsFacts::Nothing;
@@ -527,7 +531,7 @@ impl Attempt<'_> {
                 Some(at) => (failures[at].clone(), Arc::clone(&scenes[at])),
                 None => (walk.conclusion(), Arc::default()),
             };
-            // STS-8: the policy that keeps the mail here may have changed.
+            // STS-8, RFC 8461 §5.1: the policy that keeps the mail here may have changed.
             if [NOT_OFFERED, NOT_ENOUGH].contains(&failure.status)
                 && self.course.enforces_sts()
                 && let Some(domain) = &self.domain

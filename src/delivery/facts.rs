@@ -13,7 +13,7 @@ use crate::smtp::address::Domain;
 /// Knows the MTA-STS policies of domains.
 pub trait StsSource: Send + Sync {
     /// The policy in force for a domain. May ask DNS, and fetch what is not in the cache (STS-3, STS-4); blocks until
-    /// `deadline` at the latest, and says [`StsFacts::Unknown`] only where nobody may be dialled.
+    /// `deadline` at the latest, and says [`StsFacts::Unknown`] or [`StsFacts::Local`] only where nobody may be dialled.
     fn policy(&self, domain: &Domain, deadline: Deadline) -> StsFacts;
 
     /// The hosts that the policy permits have all failed: it may have changed, and the next attempt shall know (STS-8).

@@ -17,6 +17,7 @@ mod probe;
 mod running;
 mod session;
 mod settle;
+mod sts;
 mod taking;
 mod worker;
 
@@ -24,6 +25,7 @@ pub use facts::{StsSource, TlsReports, TlsSeams};
 pub use pool::Pools;
 pub use probe::{Probe, ProbedHost, ProbedSession};
 pub use running::{Doing, Registry};
+pub use sts::{Refresher, Sts};
 pub use worker::Workers;
 
 use std::sync::Arc;

@@ -44,6 +44,8 @@ struct Counters {
     dsn: [AtomicU64; 3],
     orphans: AtomicU64,
     tls: tls::TlsCounters,
+    /// What became of questions for MTA-STS policies.
+    sts_cache: Labelled<0>,
 }
 
 /// What stopped an attempt, as a label (OBS-7): a bounded set.
@@ -108,6 +110,11 @@ impl Metrics {
         self.0.orphans.fetch_add(count, Ordering::Relaxed);
     }
 
+    /// Somebody asked for the MTA-STS policy of a domain, or it was refreshed.
+    pub fn sts_cache(&self, result: &'static str) {
+        self.0.sts_cache.add([], result);
+    }
+
     /// Everything that is counted here.
     pub fn write(&self, text: &mut Text) {
         let counters = &*self.0;
@@ -138,6 +145,12 @@ impl Metrics {
         for (kind, count) in ["failed", "delayed", "success"].iter().zip(&counters.dsn) {
             text.sample("dsn_total", &[("kind", kind)], load(count));
         }
+        counters.sts_cache.write(
+            text,
+            "sts_cache_total",
+            "Questions for MTA-STS policies, by what they ended with.",
+            ["result"],
+        );
         text.one(
             "orphans_total",
             Kind::Counter,

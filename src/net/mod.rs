@@ -4,6 +4,7 @@
 pub mod deadline;
 pub mod dial;
 pub mod dns;
+pub mod https;
 mod own;
 mod socket;
 pub mod stream;

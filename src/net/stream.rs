@@ -238,6 +238,14 @@ impl Stream {
         }
     }
 
+    /// Of a stream at its end: whether the peer said so, with close_notify. In clear nobody can tell.
+    pub fn ended_in_order(&mut self) -> bool {
+        match &mut self.0 {
+            Layer::Plain(_) => true,
+            Layer::Tls(tls, _) => tls.ended_in_order(),
+        }
+    }
+
     /// The peer's address; `None` for Unix sockets.
     pub fn peer(&self) -> Option<SocketAddr> {
         self.socket().peer()

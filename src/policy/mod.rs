@@ -8,5 +8,6 @@ pub mod notice;
 pub mod plan;
 pub mod retry;
 pub mod route;
+pub mod sts;
 pub mod tls;
 pub mod verdict;

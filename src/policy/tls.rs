@@ -265,9 +265,12 @@ impl Ask {
             _ if !self.sts => None,
             StsFacts::Nothing => None,
             StsFacts::Policy(policy) => Some(policy),
-            StsFacts::Unknown(why) => {
+            StsFacts::Unknown(ref why) | StsFacts::Local(ref why) => {
                 return Err(Failure {
-                    scope: Scope::Destination,
+                    scope: match sts {
+                        StsFacts::Local(_) => Scope::Local,
+                        _ => Scope::Destination,
+                    },
                     stage: Stage::Dns,
                     cause: Cause::Dns,
                     ..skip(EnhancedCode::new(4, 4, 3), format!("MTA-STS: {why}"))

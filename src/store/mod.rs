@@ -58,6 +58,7 @@ mod settle;
 mod shared;
 mod space;
 mod statements;
+mod sts;
 mod sweep;
 #[cfg(test)]
 mod testing;
@@ -410,6 +411,63 @@ impl Store {
             Answer::Lifted(done) => Ok(done),
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// Changes the cache of MTA-STS policies; whether something changed, or there was room.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn change_sts(&self, change: StsChange) -> Result<bool, StoreError> {
+        match self.inner.ask(Op::ChangeSts(change))? {
+            Answer::Lifted(done) => Ok(done),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// As [`Store::change_sts`], for what may be lost when the disk is full; waits for nothing.
+    pub fn note_sts(&self, change: StsChange) {
+        self.inner.tell(Op::ChangeSts(change));
+    }
+
+    /// The MTA-STS policy that was fetched of a domain, expired or not.
+    ///
+    /// # Errors
+    /// [`StoreError`]; whoever would speak to it must not go on as if there were none.
+    pub fn sts_policy(&self, domain: &Domain) -> Result<Option<StsRow>, StoreError> {
+        self.inner.readers.read(|conn| sts::of(conn, domain))
+    }
+
+    /// The policies of the domains that follow `after`, by name.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn sts_policies(&self, after: &str, limit: usize) -> Result<Vec<StsRow>, StoreError> {
+        self.inner
+            .readers
+            .read(|conn| sts::after(conn, after, limit))
+    }
+
+    /// Domains whose policies were fetched after `from` and before `before`, the oldest first, with the time.
+    ///
+    /// # Errors
+    /// [`StoreError`]; ask again later.
+    pub fn sts_fetched_before(
+        &self,
+        from: (Timestamp, &str),
+        before: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<(Timestamp, String)>, StoreError> {
+        self.inner
+            .readers
+            .read(|conn| sts::fetched_between(conn, from, before, limit))
+    }
+
+    /// How many policies there are.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn sts_count(&self) -> Result<u64, StoreError> {
+        self.inner.readers.read(sts::count)
     }
 
     /// Numbers for `stats`; cheap at any queue length.

@@ -9,7 +9,7 @@ use super::notice::SendNotice;
 use super::reply::Reply;
 use super::{
     ClaimRequest, Claimed, DelayNoted, NewRow, NoticeKind, Pause, PauseScope, Settled, Settlement,
-    TlsSeen,
+    StsChange, TlsSeen,
 };
 use crate::clock::Timestamp;
 use crate::message::{Head, QueueId};
@@ -67,6 +67,8 @@ pub(super) enum Op {
     NoteTls(TlsSeen),
     /// What is remembered of a domain's TLS is no longer true.
     ForgetTls(String),
+    /// The cache of MTA-STS policies changes.
+    ChangeSts(StsChange),
     ReserveIds,
     /// Nothing is going on: caches are given up (PRC-7).
     Rest,

@@ -8,10 +8,11 @@ use super::OpenError;
 pub(super) const APPLICATION_ID: i32 = 0x7068_7351;
 
 /// The schema files in order; the first takes an empty database to version 1.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     include_str!("schema/0001.sql"),
     include_str!("schema/0002.sql"),
     include_str!("schema/0003.sql"),
+    include_str!("schema/0004.sql"),
 ];
 
 /// The version this program writes.

@@ -110,6 +110,21 @@ statements! {
     forget_old_tls: "DELETE FROM tls_memory WHERE domain IN \
         (SELECT domain FROM tls_memory WHERE encrypted < ?1 ORDER BY encrypted LIMIT 4)";
 
+    renew_sts: "UPDATE sts_policy SET id = ?2, mode = ?3, max_age = ?4, mx = ?5, fetched = ?6, expires = ?7, anew = 0 \
+        WHERE domain = ?1";
+    insert_sts: "INSERT INTO sts_policy (domain, id, mode, max_age, mx, fetched, expires, used, anew) \
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?6, 0)";
+    count_sts: "SELECT policies FROM sts_count WHERE one = 1";
+    use_sts: "UPDATE sts_policy SET used = ?2 WHERE domain = ?1";
+    anew_sts: "UPDATE sts_policy SET anew = 1 WHERE domain = ?1 AND anew = 0";
+    forget_sts: "DELETE FROM sts_policy WHERE domain = ?1";
+    /// Room for one.
+    forget_expired_sts: "DELETE FROM sts_policy WHERE domain IN \
+        (SELECT domain FROM sts_policy WHERE expires < ?1 ORDER BY expires LIMIT 1)";
+    /// A bounded step.
+    forget_unused_sts: "DELETE FROM sts_policy WHERE domain IN \
+        (SELECT domain FROM sts_policy WHERE used < ?1 ORDER BY used LIMIT ?2)";
+
     notice_facts: "SELECT r.notify, m.sender <> '', m.caller = 'dsn' FROM recipient r CROSS JOIN message m ON m.id = r.id >> 20 WHERE r.id = ?1";
     insert_notice: "INSERT INTO notice (message, kind, number, due) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING";
     has_notice: "SELECT 1 FROM notice WHERE message = ?1 LIMIT 1";

@@ -8,6 +8,7 @@ use super::content::Staged;
 use crate::clock::Timestamp;
 use crate::message::{Head, NewRecipient, QueueId, RecipientId, RequireTls};
 use crate::policy::failure::{Attempt, Verdict};
+use crate::policy::tls::facts::StsPolicy;
 use crate::smtp::address::{Domain, ForwardPath};
 
 /// The group a recipient waits in, as policy names it: a domain, `[ip]`, or `relay:NAME`. Opaque to the store.
@@ -656,4 +657,49 @@ pub struct TlsRow {
     pub verified: Option<Timestamp>,
     /// When a host announced REQUIRETLS last.
     pub requiretls: Option<Timestamp>,
+}
+
+/// An MTA-STS policy as it is kept (STS-10).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StsRow {
+    /// The policy domain.
+    pub domain: Domain,
+    /// The policy.
+    pub policy: StsPolicy,
+    /// When it was fetched.
+    pub fetched: Timestamp,
+    /// When an attempt last used it, to the day.
+    pub used: Timestamp,
+    /// All hosts failed it since then.
+    pub anew: bool,
+}
+
+/// What happens to the policies that are kept.
+#[derive(Clone, Debug)]
+pub enum StsChange {
+    /// This one was fetched. There may be no room for it.
+    Keep {
+        /// The policy domain.
+        domain: Domain,
+        /// The policy.
+        policy: StsPolicy,
+        /// When it was fetched.
+        at: Timestamp,
+    },
+    /// There is none.
+    Forget(String),
+    /// An attempt used it.
+    Used {
+        /// The policy domain.
+        domain: Domain,
+        /// When.
+        at: Timestamp,
+    },
+    /// All hosts failed it.
+    Anew(Domain),
+    /// Some of those that were not used since then go; ask again while something changes.
+    Unused {
+        /// When.
+        before: Timestamp,
+    },
 }

@@ -517,6 +517,7 @@ impl<'c> Writer<'c> {
             Op::Pause { scope, pause } => self.set_pause(scope, pause.as_ref()).map(Answer::Lifted),
             Op::NoteTls(seen) => self.note_tls(seen).map(|()| Answer::Done),
             Op::ForgetTls(domain) => self.forget_tls(domain).map(Answer::Lifted),
+            Op::ChangeSts(change) => self.change_sts(change).map(Answer::Lifted),
             Op::ReserveIds => {
                 let ids = self.shared.ids.next_block();
                 self.sql.save_next_id.execute([ids.end])?;

@@ -1,4 +1,5 @@
-"""dns.py ADDRESS DOMAIN HOST IP: a name server with one MX, and its host. Every other question has an empty answer."""
+"""dns.py ADDRESS DOMAIN HOST IP: a name server with one MX, and its host. Every other question has an empty
+answer, which may be kept as long."""
 
 import socket
 import struct
@@ -23,8 +24,12 @@ while True:
         data = socket.inet_aton(ip)
     else:
         data = None
-    answer = b""
     if data is not None:
         answer = b"\xc0\x0c" + kind + struct.pack(">HIH", 1, 60, len(data)) + data
-    count = struct.pack(">HHHH", 1, 1 if answer else 0, 0, 0)
+        count = struct.pack(">HHHH", 1, 1, 0, 0)
+    else:
+        # RFC 2308 §3: without an SOA nobody would keep it.
+        soa = wire("ns.test") + wire("root.test") + struct.pack(">IIIII", 1, 3600, 600, 86400, 60)
+        answer = b"\0\0\x06" + struct.pack(">HIH", 1, 60, len(soa)) + soa
+        count = struct.pack(">HHHH", 1, 0, 1, 0)
     server.sendto(query[:2] + b"\x81\x80" + count + query[12 : end + 4] + answer, client)

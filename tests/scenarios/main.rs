@@ -18,4 +18,5 @@ mod process;
 mod retry;
 mod sendmail;
 mod store;
+mod sts;
 mod tls;

@@ -4,6 +4,7 @@ pub mod ca;
 pub mod daemon;
 pub mod dns;
 pub mod front;
+pub mod https;
 pub mod mx;
 pub mod office;
 pub mod queue;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nix::poll::PollFlags;
 use openssl::error::ErrorStack;
-use openssl::ssl::{ErrorCode, Ssl, SslRef, SslStream};
+use openssl::ssl::{ErrorCode, ShutdownState, Ssl, SslRef, SslStream};
 
 use super::{Deadline, Socket};
 
@@ -144,6 +144,11 @@ impl Tls {
             Ok(_) => true,
             Err(e) => e.code() != ErrorCode::WANT_READ && e.code() != ErrorCode::WANT_WRITE,
         }
+    }
+
+    /// Whether the peer has said close_notify.
+    pub(in crate::net) fn ended_in_order(&mut self) -> bool {
+        self.stream.get_shutdown().contains(ShutdownState::RECEIVED)
     }
 
     /// The socket, for its addresses.

@@ -19,6 +19,8 @@ pub enum StsFacts {
     Policy(Arc<StsPolicy>),
     /// Nothing is cached, and DNS does not say for now whether there is one: nobody may be dialled (STS-3).
     Unknown(String),
+    /// The same, and only we are to blame: no name server can be asked, or the cache cannot be read (DV-19).
+    Local(String),
 }
 
 /// A policy that is in force.

@@ -5,6 +5,7 @@ mod control;
 mod dns;
 mod server;
 mod smtp;
+mod sts;
 
 use std::mem::discriminant;
 
@@ -31,6 +32,9 @@ pub const TARGETS: &[Target] = &[
     smtp::DATA,
     smtp::PARAMS,
     smtp::REPLY,
+    sts::HTTP,
+    sts::POLICY,
+    sts::RECORD,
 ];
 
 /// Folds what was seen into one number.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::Call;
 use super::change::changed;
+use crate::clock::Timestamp;
 use crate::delivery::{Probe, ProbedHost};
 use crate::front::control::filter::Args;
 use crate::front::control::output::{Code, Done, Record, Reply, Stop};
@@ -11,7 +12,7 @@ use crate::log::Line;
 use crate::message::RequireTls;
 use crate::policy::tls::facts::{DaneFacts, MemoryFacts, StsFacts, StsMode};
 use crate::smtp::address::Domain;
-use crate::store::{Change, TlsRow};
+use crate::store::{Change, StsChange, TlsRow};
 
 /// Rows read at a time.
 const PAGE: usize = 500;
@@ -72,7 +73,9 @@ fn memory(call: &Call<'_>, row: &TlsRow) -> Record {
 }
 
 fn forget(call: &Call<'_>, domain: &Domain) -> Result<Done, Stop> {
-    if !call.control.store.forget_tls(domain.as_str())? {
+    let policy = StsChange::Forget(domain.as_str().to_owned());
+    let policy = call.control.store.change_sts(policy)?;
+    if !call.control.store.forget_tls(domain.as_str())? && !policy {
         let text = format!("nothing is remembered of {domain}");
         return Err(Stop::Refused(Code::Usage, text));
     }
@@ -108,14 +111,17 @@ fn about(
             return Ok(Done::Count(count + 1, None));
         }
     };
-    for record in records(domain, &probe) {
+    // As it is after the probe, which may have fetched it.
+    let kept = call.control.store.sts_policy(domain)?;
+    let fetched = kept.map(|row| row.fetched);
+    for record in records(domain, &probe, fetched) {
         reply.record(&record)?;
         count += 1;
     }
     Ok(Done::Count(count, None))
 }
 
-fn records(domain: &Domain, probe: &Probe) -> Vec<Record> {
+fn records(domain: &Domain, probe: &Probe, fetched: Option<Timestamp>) -> Vec<Record> {
     let mut records = Vec::new();
     if let StsFacts::Policy(policy) = &probe.sts {
         let mx: Vec<String> = policy.mx.iter().map(ToString::to_string).collect();
@@ -130,6 +136,7 @@ fn records(domain: &Domain, probe: &Probe) -> Vec<Record> {
                 .text("mode", mode)
                 .text("policy-id", &policy.id)
                 .number("max-age", policy.max_age)
+                .maybe("fetched", fetched)
                 .time("expires", policy.expires)
                 .text("mx", mx.join(",")),
         );
