@@ -7,6 +7,7 @@
 
 mod attempt;
 mod content;
+mod crew;
 mod facts;
 #[cfg(test)]
 mod fixture;

@@ -3,13 +3,14 @@
 use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::attempt::{self, Left};
+use super::crew::{self, Crew};
 use super::outcome::{Break, local};
 use super::running::{Begun, Hung, Running};
 use super::session::Limits;
@@ -21,126 +22,91 @@ use crate::net::deadline::Deadline;
 use crate::policy::failure::Failure;
 use crate::smtp::reply::EnhancedCode;
 
-/// How often somebody looks whether all workers get on.
-const LOOK: Duration = Duration::from_secs(30);
-
 /// What a worker may take beyond the longest of its limits before it counts as hanging.
 const SLACK: Duration = Duration::from_secs(300);
 
 /// The worker threads. They end when the dispatcher's channel closes and the transactions under way are over.
 pub struct Workers {
-    crew: Arc<Crew>,
+    parts: Parts,
+    crew: Arc<Crew<Transaction>>,
     /// Dropped at the end; see [`Parts::over`].
     over: Mutex<Option<Sender<()>>>,
 }
 
-struct Crew {
-    parts: Parts,
-    receiver: Receiver<Transaction>,
-    threads: Mutex<Threads>,
-    /// One message for each worker that ends.
-    ends: (Sender<()>, Receiver<()>),
-}
-
-#[derive(Default)]
-struct Threads {
-    handles: Vec<JoinHandle<()>>,
-    ended: usize,
-}
-
 impl Workers {
-    /// Starts `count` workers.
+    /// Starts workers, which become `most` when there is so much to do, and fewer again.
     ///
     /// # Errors
-    /// Not even one thread could be started (PRC-4); with fewer than asked for, mail goes out more slowly.
+    /// Not even one thread could be started (PRC-4); with fewer than are needed, mail goes out more slowly.
     pub fn start(
-        count: usize,
+        most: usize,
         tools: Tools,
         receiver: Receiver<Transaction>,
     ) -> io::Result<Workers> {
         let (over_sender, over) = bounded(0);
-        let crew = Arc::new(Crew {
-            parts: Parts {
-                tools,
-                pools: Pools::new(),
-                registry: Registry::default(),
-                over: over.clone(),
-            },
-            receiver,
-            threads: Mutex::new(Threads::default()),
-            ends: unbounded(),
-        });
-        crew.grow(count)?;
-        let watched = Arc::clone(&crew);
+        let parts = Parts {
+            tools,
+            pools: Pools::new(),
+            registry: Registry::default(),
+            over: over.clone(),
+        };
+        let tools = parts.clone();
+        let crew = Crew::start("worker", most, receiver, move |worker, transaction| {
+            carry_out(&tools, transaction, worker, attempt::attempt);
+        })?;
+        let workers = Workers {
+            parts,
+            crew: Arc::new(crew),
+            over: Mutex::new(Some(over_sender)),
+        };
+        let (parts, crew) = (workers.parts.clone(), Arc::clone(&workers.crew));
         // It ends with `over`, so with `close` or the last of us.
         thread::Builder::new()
             .name("worker-watch".to_string())
             .spawn(move || {
-                while let Err(RecvTimeoutError::Timeout) = over.recv_timeout(LOOK) {
-                    let deliver = &watched.parts.live.get().deliver;
+                while let Err(RecvTimeoutError::Timeout) = over.recv_timeout(crew::PACE) {
+                    let deliver = &parts.live.get().deliver;
                     let limit = deliver
                         .attempt_timeout
                         .get()
                         .saturating_add(deliver.total_timeout.get())
                         .saturating_add(deliver.dot_timeout.get())
                         .saturating_add(SLACK);
-                    watched.give_up(limit);
+                    give_up(&parts, &crew, limit);
+                    crew.look();
                 }
             })?;
-        Ok(Workers {
-            crew,
-            over: Mutex::new(Some(over_sender)),
-        })
+        Ok(workers)
     }
 
-    /// Starts further workers until there are `count`. If it is less than before, the dispatcher gives them less to do
-    /// (CFG-6).
-    ///
-    /// # Errors
-    /// As [`Workers::start`].
-    pub fn grow(&self, count: usize) -> io::Result<()> {
-        self.crew.grow(count)
+    /// There may be one more than before.
+    pub fn allow_one_more(&self) {
+        self.crew.allow_one_more();
     }
 
     pub(super) fn parts(&self) -> &Parts {
-        &self.crew.parts
+        &self.parts
     }
 
     /// Transactions under way.
     pub fn registry(&self) -> &Registry {
-        &self.crew.parts.registry
+        &self.parts.registry
     }
 
     /// Sessions.
     pub fn pools(&self) -> &Pools {
-        &self.crew.parts.pools
+        &self.parts.pools
     }
 
     /// Waits until all workers have ended, after the dispatcher has stopped. `false`: some are still busy at `deadline`.
     pub fn wait(&self, deadline: Deadline) -> bool {
-        let mut threads = self.crew.lock();
-        while threads.ended < threads.handles.len() {
-            let end = deadline
-                .remaining()
-                .ok()
-                .and_then(|left| self.crew.ends.1.recv_timeout(left).ok());
-            if end.is_none() {
-                return false;
-            }
-            threads.ended += 1;
-        }
-        for thread in threads.handles.drain(..) {
-            // Panics are caught inside; there is nothing else that it could say.
-            let _ = thread.join();
-        }
-        threads.ended = 0;
-        true
+        self.crew.join(deadline)
     }
 
     /// The grace is over: what has not sent its dot is settled as temporary and can send it no more; what waits for the
     /// reply to its dot stays claimed (PRC-2). The store must still be open.
     pub fn cut(&self) {
-        for (running, rows) in self.crew.parts.registry.cut() {
+        for (running, rows) in self.parts.registry.cut() {
             let failure = Break::Cut.failure(false, false);
             let (stage, host, address) = running.place();
             let scene = Arc::new(Scene {
@@ -157,7 +123,7 @@ impl Workers {
                 scene: Arc::clone(&scene),
                 poison: false,
             });
-            settle(&self.crew.parts, &running, happened.collect());
+            settle(&self.parts, &running, happened.collect());
         }
     }
 
@@ -167,74 +133,33 @@ impl Workers {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        self.crew.parts.pools.close();
+        self.parts.pools.close();
     }
 }
 
-impl Crew {
-    fn lock(&self) -> MutexGuard<'_, Threads> {
-        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+/// Gives up transactions whose worker has not got on for `limit`: their recipients are settled, their slots are freed, and
+/// another worker takes the place of the one that hangs. How many there were.
+fn give_up(parts: &Parts, crew: &Crew<Transaction>, limit: Duration) -> usize {
+    let hung = parts.registry.hung(limit);
+    let count = hung.len();
+    for Hung {
+        running,
+        rows,
+        dot_sent,
+    } in hung
+    {
+        let (stage, ..) = running.place();
+        Line::new("hang")
+            .key("qid", running.head.id)
+            .key("stage", stage)
+            .key("worker", &running.worker)
+            .error();
+        let text = "internal error: the worker hangs";
+        poison(parts, &running, rows, dot_sent, text);
+        drop(running.permit());
+        crew.allow_one_more();
     }
-
-    fn grow(&self, count: usize) -> io::Result<()> {
-        let mut threads = self.lock();
-        while threads.handles.len() < count.max(1) {
-            let name = format!("worker-{}", threads.handles.len() + 1);
-            let (parts, receiver) = (self.parts.clone(), self.receiver.clone());
-            let ends = self.ends.0.clone();
-            let started = thread::Builder::new().name(name.clone()).spawn(move || {
-                for transaction in &receiver {
-                    carry_out(&parts, transaction, &name, attempt::attempt);
-                }
-                let _ = ends.send(());
-            });
-            match started {
-                Ok(thread) => threads.handles.push(thread),
-                Err(error) if threads.handles.is_empty() => return Err(error),
-                Err(error) => {
-                    Line::new("workers")
-                        .num("started", threads.handles.len())
-                        .num("wanted", count)
-                        .peer("text", &error.to_string())
-                        .error();
-                    break;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Gives up transactions whose worker has not got on for `limit`: their recipients are settled, their slots are
-    /// freed, and another worker takes the place of the one that hangs. How many there were.
-    fn give_up(&self, limit: Duration) -> usize {
-        let hung = self.parts.registry.hung(limit);
-        let count = hung.len();
-        for Hung {
-            running,
-            rows,
-            dot_sent,
-        } in hung
-        {
-            let (stage, ..) = running.place();
-            Line::new("hang")
-                .key("qid", running.head.id)
-                .key("stage", stage)
-                .key("worker", &running.worker)
-                .error();
-            poison(
-                &self.parts,
-                &running,
-                rows,
-                dot_sent,
-                "internal error: the worker hangs",
-            );
-            drop(running.permit());
-            let wanted = self.lock().handles.len() + 1;
-            // Without a thread there is one worker fewer; `grow` has said so.
-            let _ = self.grow(wanted);
-        }
-        count
-    }
+    count
 }
 
 /// Carries out one transaction. Whatever happens in it, its recipients are settled or given back, its permit returns,
@@ -401,9 +326,9 @@ mod tests {
     #[test]
     fn a_worker_that_hangs_is_replaced_and_can_neither_send_its_dot_nor_settle() {
         let fixture = Fixture::new();
-        let (sender, receiver) = unbounded();
+        let (sender, receiver) = bounded(1);
         let workers = Workers::start(1, fixture.parts.tools.clone(), receiver).unwrap();
-        let parts = workers.crew.parts.clone();
+        let parts = workers.parts.clone();
         let transaction = fixture.claim();
         let (hanging, hangs) = bounded(0);
         let (release, released) = bounded::<()>(0);
@@ -423,10 +348,11 @@ mod tests {
             });
         });
         hangs.recv().unwrap();
-        assert_eq!(workers.crew.give_up(Duration::from_secs(3600)), 0);
-        assert_eq!(workers.crew.give_up(Duration::ZERO), 1);
+        let hour = Duration::from_secs(3600);
+        assert_eq!(give_up(workers.parts(), &workers.crew, hour), 0);
+        assert_eq!(give_up(workers.parts(), &workers.crew, Duration::ZERO), 1);
         assert_eq!(workers.registry().count(), 0);
-        assert_eq!(workers.crew.lock().handles.len(), 2);
+        assert_eq!(workers.crew.count(), (1, 2));
         drop(release);
         worker.join().unwrap();
         let shown = fixture.shown();

@@ -20,7 +20,7 @@ fn at_the_end_of_the_grace_what_waits_for_its_dots_reply_stays_claimed_and_the_r
             .rule(on(At::Rcpt, Do::Gate(rcpt.clone())).connection(2)),
     );
     let mut bench = Bench::new(&[&mx]);
-    bench.workers().grow(2).unwrap();
+    bench.workers().allow_one_more();
     let sent = bench.send(letter(BOB));
     mx.wait_for_transaction(1);
     let unsent = bench.send(letter(BOB));
@@ -94,7 +94,7 @@ fn a_host_gets_no_more_sessions_than_connections_allow() {
     let gate = Gate::new();
     let mx = Mx::start(Script::new().rule(on(At::Mail, Do::Gate(gate.clone())).connection(1)));
     let mut bench = Bench::with(&[&mx], |config| config.limits.connections = 1);
-    bench.workers().grow(2).unwrap();
+    bench.workers().allow_one_more();
     let first = bench.send(letter(BOB));
     mx.wait_for_commands(1, 1, "MAIL");
     let second = bench.send(letter(BOB));
