@@ -47,7 +47,7 @@ pub fn check(config: &Config) -> Result<(), Error> {
 /// # Errors
 /// What is wrong with it.
 pub fn authorities(config: &Config) -> Result<(), Error> {
-    Context::new(&config.tls).map(drop).map_err(Error::Config)
+    Context::check(&config.tls).map_err(Error::Config)
 }
 
 /// Refuses to start beside a running daemon before anything of it is touched (ST-9). The lock itself is taken by the

@@ -147,7 +147,7 @@ impl Host {
         }
 
         // The steps that can fail come first.
-        crate::net::tls::Context::new(&new.tls)?;
+        crate::net::tls::Context::check(&new.tls)?;
         let opened = listeners.opened.iter().map(|listen| {
             // We own what we make: root was given up.
             Bound::new(listen, None).map_err(|error| format!("listen: {error}"))

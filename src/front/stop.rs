@@ -1,17 +1,17 @@
 //! A flag that can be waited for together with a socket.
 
-use std::io::{self, PipeReader, PipeWriter, pipe};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
 
 /// Down until it is raised, once, for ever.
 #[derive(Debug)]
 pub struct Flag {
     raised: AtomicBool,
-    /// Becomes readable (at its end) when the other end is dropped; one descriptor wakes any number of waiters.
-    reader: PipeReader,
-    writer: Mutex<Option<PipeWriter>>,
+    /// Readable from then on, because nobody reads it: one descriptor wakes any number of waiters (PRC-5).
+    event: EventFd,
 }
 
 impl Flag {
@@ -20,21 +20,18 @@ impl Flag {
     /// # Errors
     /// The system has no descriptors left.
     pub fn new() -> io::Result<Flag> {
-        let (reader, writer) = pipe()?;
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         Ok(Flag {
             raised: AtomicBool::new(false),
-            reader,
-            writer: Mutex::new(Some(writer)),
+            event: EventFd::from_flags(flags)?,
         })
     }
 
     /// Raises it and wakes all who wait.
     pub fn raise(&self) {
         self.raised.store(true, Ordering::Release);
-        self.writer
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        // Fails only when it has been raised 2^64 times.
+        let _ = self.event.write(1);
     }
 
     /// Whether it is up.
@@ -46,6 +43,6 @@ impl Flag {
 impl AsFd for Flag {
     /// Readable once the flag is up.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.reader.as_fd()
+        self.event.as_fd()
     }
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, getrlimit};
 use rusqlite::Connection;
 
 use super::open::{self, Role};
@@ -13,6 +14,12 @@ use super::{OpenError, StoreError, fault};
 
 /// Read-only connections. Opened at start, so that a lack of descriptors later cannot take the queue away (PRC-5).
 const CONNECTIONS: usize = 4;
+
+/// The same where descriptors are few: each connection holds two (PRC-5).
+const FEW_CONNECTIONS: usize = 2;
+
+/// Fewer descriptors than this are few.
+const MANY_DESCRIPTORS: u64 = 256;
 
 /// A reader that takes longer is cut off, because the log cannot begin anew below it (ST-14).
 pub(super) const LIMIT: Duration = Duration::from_secs(10);
@@ -76,8 +83,12 @@ impl Readers {
 
     fn open_with(path: &Path, limit: Duration) -> Result<Readers, OpenError> {
         let start = Instant::now();
-        let mut free = Vec::with_capacity(CONNECTIONS);
-        for _ in 0..CONNECTIONS {
+        let connections = match getrlimit(Resource::RLIMIT_NOFILE) {
+            Ok((now, _)) if now < MANY_DESCRIPTORS => FEW_CONNECTIONS,
+            _ => CONNECTIONS,
+        };
+        let mut free = Vec::with_capacity(connections);
+        for _ in 0..connections {
             let mut conn = open::connect(path, Role::Reader)?;
             let until = Arc::new(AtomicU64::new(u64::MAX));
             let end = Arc::clone(&until);

@@ -10,7 +10,6 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -22,6 +21,7 @@ use super::input::{Input, Lines};
 use super::output::{Code, Reply, Sink, Stop};
 use super::peer::{self, Peer};
 use super::verbs::{self, Control};
+use crate::front::stop::Flag;
 use crate::front::threads::{self, Start};
 use crate::front::unix::{self, BindError, Bound};
 use crate::log::Line;
@@ -51,7 +51,6 @@ pub type Fatal = Arc<dyn Fn(&str) + Send + Sync>;
 /// The running control socket.
 pub struct Server {
     shared: Arc<Shared>,
-    wake: UnixStream,
     thread: JoinHandle<()>,
     _bound: Arc<Bound>,
 }
@@ -60,7 +59,7 @@ pub struct Server {
 struct Shared {
     control: Control,
     idle: Duration,
-    stopping: AtomicBool,
+    stopping: Flag,
     clients: Mutex<Clients>,
     /// A client has ended.
     ended: Condvar,
@@ -97,19 +96,17 @@ impl Server {
         fatal: Fatal,
         idle: Duration,
     ) -> io::Result<Server> {
-        let (wake, woken) = UnixStream::pair()?;
         bound.listener().set_nonblocking(true)?;
         let shared = Arc::new(Shared {
             control,
             idle,
-            stopping: AtomicBool::new(false),
+            stopping: Flag::new()?,
             clients: Mutex::default(),
             ended: Condvar::new(),
         });
         let bound = Arc::new(bound);
         let acceptor = Acceptor {
             bound: Arc::clone(&bound),
-            woken,
             shared: Arc::clone(&shared),
             reserve: Reserve::new(),
             start: threads::start,
@@ -123,17 +120,14 @@ impl Server {
             })?;
         Ok(Server {
             shared,
-            wake,
             thread,
             _bound: bound,
         })
     }
 
     /// Stops accepting, lets answers that are going out end within 5 s, and closes.
-    pub fn stop(mut self) {
-        self.shared.stopping.store(true, Ordering::SeqCst);
-        // The other end lives in the acceptor; if it is gone there is nobody to wake.
-        let _ = self.wake.write_all(&[0]);
+    pub fn stop(self) {
+        self.shared.stopping.raise();
         let _ = self.thread.join();
         let deadline = Deadline::after(STOP_GRACE);
         let mut clients = self.shared.clients();
@@ -180,7 +174,6 @@ impl Reserve {
 
 struct Acceptor {
     bound: Arc<Bound>,
-    woken: UnixStream,
     shared: Arc<Shared>,
     reserve: Reserve,
     start: Start,
@@ -188,9 +181,9 @@ struct Acceptor {
 
 impl Acceptor {
     fn run(mut self) {
-        while !self.shared.stopping.load(Ordering::SeqCst) {
+        while !self.shared.stopping.is_raised() {
             self.wait(true, PollTimeout::NONE);
-            if self.shared.stopping.load(Ordering::SeqCst) {
+            if self.shared.stopping.is_raised() {
                 return;
             }
             self.reserve.fill();
@@ -212,7 +205,7 @@ impl Acceptor {
 
     /// Waits for a connection or for [`Server::stop`].
     fn wait(&self, for_clients: bool, timeout: PollTimeout) {
-        let mut fds = vec![PollFd::new(self.woken.as_fd(), PollFlags::POLLIN)];
+        let mut fds = vec![PollFd::new(self.shared.stopping.as_fd(), PollFlags::POLLIN)];
         if for_clients {
             fds.push(PollFd::new(
                 self.bound.listener().as_fd(),
@@ -347,7 +340,7 @@ fn talk(shared: &Shared, peer: &Peer, out: &mut Out) -> io::Result<()> {
                 break input;
             }
             match out.stream.read(&mut chunk, deadline) {
-                Ok(0) if lines.is_unfinished() && !shared.stopping.load(Ordering::SeqCst) => {
+                Ok(0) if lines.is_unfinished() && !shared.stopping.is_raised() => {
                     // It may be the beginning of another request: `drop id=4` of `drop id=42`.
                     return out.refuse(Stop::usage("the last line has no end; nothing was done"));
                 }

@@ -44,15 +44,9 @@ pub(super) use stream::Tls;
 const CHAIN_LEVEL: i32 = 2;
 
 /// What sessions share: versions, options, the authorities that are believed. Holds no sessions and no keys.
+/// One for all, because the authorities of the system are some megabytes, and some tenths of a second to read.
 #[derive(Clone)]
-pub struct Context(Arc<Pair>);
-
-struct Pair {
-    /// For sessions that may be with anybody.
-    lenient: SslContext,
-    /// For sessions that somebody asked a proof of.
-    strict: SslContext,
-}
+pub struct Context(SslContext);
 
 impl std::fmt::Debug for Context {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -61,34 +55,46 @@ impl std::fmt::Debug for Context {
 }
 
 impl Context {
-    /// Reads `ca_file`, or finds the system's store.
+    /// Reads `ca_file`, or the system's store.
     ///
     /// # Errors
     /// What is wrong with it, in words.
     pub fn new(tls: &config::Tls) -> Result<Context, String> {
-        let build = |lenient| {
-            context(tls, lenient).map_err(|error| match &tls.ca_file {
-                Some(path) => format!("tls.ca_file {}: {error}", path.display()),
-                None => format!("TLS cannot be set up: {error}"),
-            })
-        };
-        Ok(Context(Arc::new(Pair {
-            lenient: build(true)?.build(),
-            strict: build(false)?.build(),
-        })))
+        let context = context(tls).map_err(|error| match &tls.ca_file {
+            Some(path) => format!("tls.ca_file {}: {error}", path.display()),
+            None => format!("TLS cannot be set up: {error}"),
+        })?;
+        Ok(Context(context.build()))
+    }
+
+    /// Whether `ca_file` can be used, if there is one (CFG-8). The system's store is read when it is first needed.
+    ///
+    /// # Errors
+    /// As [`Context::new`].
+    pub fn check(tls: &config::Tls) -> Result<(), String> {
+        match tls.ca_file {
+            Some(_) => Context::new(tls).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// A session to be, for one that must be `strict` about keys and signatures, or not.
+    fn session(&self, strict: bool) -> Result<Ssl, ErrorStack> {
+        let mut ssl = Ssl::new(&self.0)?;
+        if !strict {
+            // RFC 7435: any protection is better than the clear text that would be used otherwise, so no key size or
+            // signature is refused (TLS-2).
+            ssl.set_security_level(0);
+        }
+        Ok(ssl)
     }
 }
 
-fn context(tls: &config::Tls, lenient: bool) -> Result<SslContextBuilder, ErrorStack> {
+fn context(tls: &config::Tls) -> Result<SslContextBuilder, ErrorStack> {
     let mut context = SslContext::builder(SslMethod::tls_client())?;
     // The result is looked at afterwards; nothing is refused in the handshake itself.
     context.set_verify(SslVerifyMode::NONE);
-    if lenient {
-        // RFC 7435: any protection is better than the clear text that would be used otherwise, so no key size or
-        // signature is refused (TLS-2).
-        context.set_security_level(0);
-    }
-    // What such a session proves is another matter: the level reached must not rest on weak signatures.
+    // Whatever a session is strict about: the level reached must not rest on weak signatures.
     context.verify_param_mut().set_auth_level(CHAIN_LEVEL);
     // Versions before 1.2 are obsolete (RFC 8996).
     context.set_min_proto_version(Some(match tls.min_version {
@@ -159,11 +165,7 @@ pub(super) fn handshake(
         return Err(stream::invalid("data before the TLS handshake".to_string()));
     }
     let asked = conditions.by_name || conditions.by_dane;
-    let mut ssl = Ssl::new(if asked {
-        &context.0.strict
-    } else {
-        &context.0.lenient
-    })?;
+    let mut ssl = context.session(asked)?;
     if let Some(name) = &conditions.sni {
         ssl.set_hostname(name.as_str())?; // TLS-14
     }
