@@ -2,8 +2,7 @@
 //!
 //! What a load leaves is caches of SQLite, which would keep their size for ever, and free memory that malloc(3) keeps in
 //! the arenas of the threads that used it. The first is given up once the queue has rested for a moment; the second then,
-//! and once more when idle threads and idle sessions have ended too. What stays is bounded by the number of workers: the
-//! part of its stack that each has used, and the few freed pieces of each size that malloc(3) keeps for each thread.
+//! and once more when idle threads and idle sessions have ended too.
 
 #![cfg_attr(
     all(target_os = "linux", target_env = "gnu"),

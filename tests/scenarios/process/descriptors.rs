@@ -73,10 +73,13 @@ fn without_a_descriptor_left_accepting_rests_and_goes_on_when_there_are_some() {
     let script = Script::new().rule(on(At::Greeting, Do::Stall));
     let (dns, mx) = (DnsServer::start(), Mx::start(script));
     let more = toward(&dns, &mx).replace("[deliver]\n", "[deliver]\naddress_literals = true\n");
-    let daemon = start(&format!("{more}[limits]\nconnections = 60\n"));
+    // One destination gets half of the workers.
+    let daemon = start(&format!(
+        "workers = 100\n{more}[limits]\nconnections = 60\n"
+    ));
     let pid = daemon.pid();
     assert_eq!(daemon.control("pause"), ["OK 1"]);
-    for _ in 0..40 {
+    for _ in 0..50 {
         daemon.submit("ann@here.test", &["bob@[127.0.0.1]"], MAIL);
     }
     assert_eq!(daemon.control("resume"), ["OK 1"]);
