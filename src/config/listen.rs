@@ -144,9 +144,11 @@ impl Listen {
         }
     }
 
-    /// Whether this is the same listener, whatever its rules: same name, same place.
+    /// Whether this is the same listener, whatever its name and rules: the same place. Where the system chooses the port,
+    /// only the name tells one from another.
     pub fn is_at(&self, other: &Listen) -> bool {
-        self.name == other.name && self.address == other.address
+        let chosen = matches!(self.address, ListenAddress::Tcp(tcp) if tcp.port() == 0);
+        self.address == other.address && (!chosen || self.name == other.name)
     }
 
     /// What concerns more than one key.

@@ -1,5 +1,6 @@
 //! What the control socket and the signals ask of the daemon as a whole: reload, stop, summary.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use crate::dispatch::{DestinationSnapshot, Dispatcher, Wake};
 use crate::front::control::{self, Reloaded};
 use crate::front::listener::{Bound, Front};
 use crate::front::tls::Renewed;
+use crate::front::unix;
 use crate::log::{Line, Log};
 use crate::metrics::{Kind, Text};
 use crate::net::deadline::Deadline;
@@ -23,15 +25,13 @@ use crate::store::{self, Store};
 pub type Source = Arc<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>;
 
 /// Keys that are read at the start only (CFG-5).
-const NEEDS_RESTART: [&str; 8] = [
+const NEEDS_RESTART: [&str; 6] = [
     "user",
     "group",
     "workers",
     "pid_file",
     "queue.path",
     "control.path",
-    "control.mode",
-    "control.clients",
 ];
 
 /// The daemon as its doors see it.
@@ -74,8 +74,7 @@ struct Listeners {
 
 /// Rules of listeners that stay change at once, listeners come and go. A new low port, which takes a right that we have
 /// given up, and a place that a listener which goes has to leave first need a restart: then no listener comes or goes,
-/// or a move from one to the other would leave the daemon without any. So does the mode of a socket.
-/// `new` becomes what is in force.
+/// or a move from one to the other would leave the daemon without any. `new` becomes what is in force.
 fn listeners(new: &mut Config, old: &Config) -> Listeners {
     let beyond = |these: &[Listen], those: &[Listen]| -> Vec<Listen> {
         let lacking = |listen: &&Listen| !those.iter().any(|other| other.is_at(listen));
@@ -83,7 +82,7 @@ fn listeners(new: &mut Config, old: &Config) -> Listeners {
     };
     let opened = beyond(&new.listen, &old.listen);
     let closed = beyond(&old.listen, &new.listen);
-    let mut waits = opened.iter().any(|listen| {
+    let waits = opened.iter().any(|listen| {
         is_low_port(&listen.address) || closed.iter().any(|other| share_place(other, listen))
     });
     let come_and_go = !waits;
@@ -92,18 +91,29 @@ fn listeners(new: &mut Config, old: &Config) -> Listeners {
         new.listen.extend(closed.iter().cloned());
         new.default_listeners = old.default_listeners;
     }
-    for listen in &mut new.listen {
-        if let Some(before) = old.listen.iter().find(|other| other.is_at(listen)) {
-            waits |= listen.mode != before.mode;
-            listen.mode = before.mode;
-        }
-    }
     let unless_waiting = |these| if come_and_go { these } else { Vec::new() };
     Listeners {
         opened: unless_waiting(opened),
         closed: unless_waiting(closed),
         waits,
     }
+}
+
+/// Unix sockets that stay and are to have another mode.
+fn modes<'a>(new: &'a Config, old: &Config) -> Vec<(&'a Path, u32)> {
+    let mut modes = Vec::new();
+    for listen in &new.listen {
+        let before = old.listen.iter().find(|other| other.is_at(listen));
+        if let ListenAddress::Unix(path) = &listen.address
+            && before.is_some_and(|before| before.mode != listen.mode)
+        {
+            modes.push((path.as_path(), listen.mode));
+        }
+    }
+    if new.control.mode != old.control.mode {
+        modes.push((new.control.path.as_path(), new.control.mode));
+    }
+    modes
 }
 
 fn is_low_port(address: &ListenAddress) -> bool {
@@ -139,7 +149,7 @@ impl Host {
         new.workers = old.workers;
         new.pid_file.clone_from(&old.pid_file);
         new.queue.path.clone_from(&old.queue.path);
-        new.control.clone_from(&old.control);
+        new.control.path.clone_from(&old.control.path);
         let listeners = listeners(&mut new, &old);
         if listeners.waits {
             changed.retain(|key| key != "listen");
@@ -162,6 +172,9 @@ impl Host {
         }
         if renewed.is_unreadable() {
             restart.push("listen.cert".to_owned());
+        }
+        for (path, mode) in modes(&new, &old) {
+            unix::set_mode(path, mode).map_err(|error| format!("mode: {error}"))?;
         }
         if let Some(log) = &self.log {
             log.reconfigure(&new.log)

@@ -476,15 +476,11 @@ impl Shared {
     }
 
     fn session(&self, arrival: Arrival) {
-        // The listener's rules may have changed since it was bound (CFG-5).
-        let bound = &arrival.listen;
-        let mut current = arrival.config.listen.iter();
-        let listen = current.find(|listen| listen.is_at(bound));
         let place = Place {
             intake: &self.intake,
             stops: &self.stops,
             config: &arrival.config,
-            listen: listen.unwrap_or(bound),
+            listen: rules(&arrival.config, &arrival.listen),
             identity: arrival.identity,
             origin: arrival.origin,
             caller: match arrival.origin {
@@ -497,6 +493,12 @@ impl Shared {
             serve(stream, &place);
         }
     }
+}
+
+/// The rules of a listener, and its name, may have changed since it was bound (CFG-5).
+fn rules<'a>(config: &'a Config, bound: &'a Listen) -> &'a Listen {
+    let mut current = config.listen.iter();
+    current.find(|listen| listen.is_at(bound)).unwrap_or(bound)
 }
 
 struct Acceptor {
@@ -555,7 +557,8 @@ impl Acceptor {
     /// PRC-5: no descriptors, no memory, no network. Whoever waits is told so if one descriptor is to be had, and then
     /// accepting rests, because a connection that cannot be accepted keeps the socket ready.
     fn recover(&mut self, error: &io::Error) {
-        Line::of_client("rejected", &self.listen.name)
+        let config = self.shared.intake.config();
+        Line::of_client("rejected", &rules(&config, &self.listen).name)
             .peer("text", &format!("cannot accept: {error}"))
             .warn();
         let exhausted = [Errno::EMFILE, Errno::ENFILE].map(|errno| errno as i32);
@@ -600,8 +603,9 @@ impl Acceptor {
 
     fn turn_away(&self, connection: Connection, origin: Origin, answer: &Answer) {
         connection.turn_away(answer);
+        let config = self.shared.intake.config();
         Line::of_client("rejected", origin)
-            .key("listen", &self.listen.name)
+            .key("listen", &rules(&config, &self.listen).name)
             .num("code", answer.code())
             .opt("status", answer.status())
             .peer("text", answer.text())

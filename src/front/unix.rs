@@ -121,6 +121,24 @@ fn make(path: &Path, mode: u32, owner: Option<(u32, u32)>) -> io::Result<Bound> 
     Ok(Bound { listener, file })
 }
 
+/// Gives a socket that we listen on another mode.
+///
+/// # Errors
+/// [`BindError`]: it is not there any more, or not ours.
+pub fn set_mode(path: &Path, mode: u32) -> Result<(), BindError> {
+    let change = || {
+        // Its directory is closed to others, so it is the same one a moment later.
+        if !fs::symlink_metadata(path)?.file_type().is_socket() {
+            return refuse("is no longer a socket");
+        }
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))
+    };
+    change().map_err(|error| BindError {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    })
+}
+
 fn check_directory(directory: &Path, owner: Option<(u32, u32)>) -> io::Result<()> {
     if let Err(error) = fs::metadata(directory)
         && error.kind() == io::ErrorKind::NotFound

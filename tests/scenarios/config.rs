@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Output;
 
@@ -498,6 +498,48 @@ fn listeners_come_and_go_at_a_reload() {
     assert_eq!(daemon.control("reload"), waits);
     Smtp::connect(second);
     within("the stop", move || daemon.stop());
+}
+
+// CFG-5, CFG-12, CFG-13
+#[test]
+fn names_of_listeners_and_modes_of_sockets_change_at_a_reload() {
+    use crate::support::daemon::{Smtp, control_path};
+    let daemon = TestDaemon::start("");
+    let (smtp, control) = (daemon.unix().to_owned(), control_path(daemon.dir.path()));
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let inode = |path: &Path| fs::metadata(path).unwrap().ino();
+    assert_eq!((mode(&smtp), mode(&control)), (0o666, 0o660));
+    let before = inode(&smtp);
+    let listen = |name: &str, mode: &str, relay: &str| {
+        format!(
+            "[[listen]]\nname = \"{name}\"\naddress = \"unix:{}\"\nmode = {mode}\nrelay_from = [{relay}]\n\
+             [control]\npath = \"{}\"\nmode = 0o600\nclients = 1\n",
+            smtp.display(),
+            control.display()
+        )
+    };
+    daemon.rewrite(&listen("programs", "0o600", "\"unix\""));
+    let mut answer = daemon.control("reload");
+    answer.sort();
+    let changed = ["control.clients", "control.mode", "listen"].map(|key| format!("changed={key}"));
+    assert_eq!(answer[0], "OK reloaded");
+    assert_eq!(answer[1..], changed);
+    assert_eq!((mode(&smtp), mode(&control)), (0o600, 0o600));
+    // The same socket, in which others may wait to be accepted, and the rules under the new name.
+    assert_eq!(inode(&smtp), before);
+    daemon.rewrite(&listen("strangers", "0o660", ""));
+    assert_eq!(daemon.control("reload"), ["changed=listen", "OK reloaded"]);
+    assert_eq!((mode(&smtp), inode(&smtp)), (0o660, before));
+    let mut client = Smtp::over_unix(&smtp);
+    client.say("EHLO x.test");
+    client.say("MAIL FROM:<a@b.test>");
+    assert_eq!(&client.say("RCPT TO:<c@d.test>")[..3], "554");
+
+    // A socket that has gone is a fault of the reload, which then changes nothing.
+    fs::remove_file(&smtp).unwrap();
+    daemon.rewrite(&listen("strangers", "0o600", "\"unix\""));
+    let answer = daemon.control("reload");
+    assert!(answer[0].starts_with("ERR config mode: "), "{answer:?}");
 }
 
 // CFG-8, CTL-3
