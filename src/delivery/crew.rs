@@ -27,13 +27,16 @@ const KEPT: usize = 2;
 /// Starts a thread of this name.
 type Start = dyn Fn(String, Box<dyn FnOnce() + Send>) -> io::Result<()> + Send + Sync;
 
+/// Does a job; told the name of the thread.
+type Work<T> = dyn Fn(&str, T) + Send + Sync;
+
 /// The threads. They end when the channel closes and the jobs under way are over.
 pub(super) struct Crew<T>(Arc<Shared<T>>);
 
 struct Shared<T> {
     name: &'static str,
     jobs: Receiver<T>,
-    work: Box<dyn Fn(&str, T) + Send + Sync>,
+    work: Box<Work<T>>,
     pace: Duration,
     start: Box<Start>,
     state: Mutex<State>,
