@@ -15,7 +15,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use openssl::ssl::{NameType, SslAcceptor, SslMethod, SslStream, SslVerifyMode};
+use openssl::ssl::{NameType, SslAcceptor, SslMethod, SslOptions, SslStream, SslVerifyMode};
 
 use super::ca::{Issued, leaf};
 
@@ -645,6 +645,8 @@ fn acceptor(script: &Script, identity: &Issued) -> SslAcceptor {
     if let Some(highest) = script.highest {
         acceptor.set_security_level(0);
         acceptor.set_cipher_list("ALL:@SECLEVEL=0").unwrap();
+        // Or it would refuse everybody before it has heard anything.
+        acceptor.clear_options(SslOptions::NO_TLSV1 | SslOptions::NO_TLSV1_1);
         acceptor.set_min_proto_version(None).unwrap();
         acceptor.set_max_proto_version(Some(highest)).unwrap();
     }
