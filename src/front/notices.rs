@@ -17,7 +17,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, Live};
 use crate::dispatch::{Dispatcher, Wake};
 use crate::log::Line;
-use crate::message::dsn::{Action, Block, Composed, Notice, Original, compose};
+use crate::message::dsn::{Action, Block, Composed, Notice, Original, compose, without_original};
 use crate::message::trace::new_message_id;
 use crate::message::{Head, NewRecipient, Notify, QueueId, RequireTls, Ret};
 use crate::policy::failure::Attempt;
@@ -229,6 +229,9 @@ fn tell(parts: &Teller, config: &Config, id: QueueId, kind: NoticeKind) -> Resul
             .send_notice(id, kind, numbers, None, None)
             .map(drop);
     };
+    if head.caller == CALLER && head.reverse_path == ReversePath::Null {
+        return tell_again(parts, config, kind, numbers, &head, &pending);
+    }
     let blocks = blocks(parts, config, &head, kind, &pending);
     // DSN-12: where no answer can arrive, the postmaster gets it.
     let (to, sender) = match (recipient_of(config, &head), &config.dsn.postmaster) {
@@ -276,7 +279,12 @@ fn tell(parts: &Teller, config: &Config, id: QueueId, kind: NoticeKind) -> Resul
     });
     let share =
         (sender && kind != NoticeKind::Success).then(|| (to.to_string(), config.dsn.per_sender));
-    let (message, destination) = own_message(parts, config, &composed, message_id, &to)?;
+    // DSN-15, RFC 8689 §5; without REQUIRETLS the header field may ask for less, which is nobody else's business.
+    let require = match head.require_tls {
+        RequireTls::Yes => RequireTls::Yes,
+        RequireTls::No | RequireTls::Default => RequireTls::Default,
+    };
+    let (message, destination) = own_message(parts, config, &composed, message_id, &to, require)?;
     let own = message.head.id;
     let sent = parts
         .store
@@ -295,6 +303,74 @@ fn tell(parts: &Teller, config: &Config, id: QueueId, kind: NoticeKind) -> Resul
         line.key("result", "withheld").warn();
     }
     Ok(())
+}
+
+/// DSN-15: a notification that nobody took under REQUIRETLS goes once more, under no requirement and with nothing of the
+/// original in it.
+fn tell_again(
+    parts: &Teller,
+    config: &Config,
+    kind: NoticeKind,
+    numbers: Vec<u32>,
+    head: &Head,
+    pending: &PendingNotice,
+) -> Result<(), StoreError> {
+    let id = head.id;
+    let content = whole(parts, head);
+    let redacted = without_original(&content);
+    let (Some((row, _)), Some(content)) = (pending.recipients.first(), redacted) else {
+        lost(
+            parts,
+            id,
+            kind,
+            "it cannot be read to be sent without the original",
+        );
+        return parts
+            .store
+            .send_notice(id, kind, numbers, None, None)
+            .map(drop);
+    };
+    let composed = Composed {
+        eight_bit: !content.is_ascii(),
+        content,
+        subject: head.subject.clone(),
+        utf8_headers: head.utf8_headers,
+        described: 0,
+    };
+    let to = &row.recipient.path;
+    let message_id = head.message_id.clone();
+    let require = RequireTls::Default;
+    let (message, destination) = own_message(parts, config, &composed, message_id, to, require)?;
+    let own = message.head.id;
+    parts
+        .store
+        .send_notice(id, kind, numbers, Some(message), None)?;
+    Line::new("notice")
+        .key("qid", id)
+        .path("to", to)
+        .key("kind", word(kind))
+        .key("result", "queued")
+        .key("as", own)
+        .key("text", "without the original, not under REQUIRETLS")
+        .info();
+    (parts.wake)(Wake::Due(destination, parts.clock.now()));
+    Ok(())
+}
+
+/// The content of one of our own notifications.
+fn whole(parts: &Teller, head: &Head) -> Vec<u8> {
+    let mut octets = Vec::new();
+    let read = (|| {
+        let mut content = parts.store.content(head.id)?;
+        while let Some(chunk) = content.next_chunk()? {
+            octets.extend_from_slice(&chunk);
+        }
+        Ok::<(), StoreError>(())
+    })();
+    match read {
+        Ok(()) => octets,
+        Err(_) => Vec::new(),
+    }
 }
 
 /// DSN-11: what was withheld is summed up to the postmaster once an hour.
@@ -320,7 +396,9 @@ fn sum_up(parts: &Teller, config: &Config, now: Timestamp) -> Result<(), StoreEr
         now,
         &message_id,
     );
-    let (message, destination) = own_message(parts, config, &composed, message_id, postmaster)?;
+    let require = RequireTls::Default;
+    let (message, destination) =
+        own_message(parts, config, &composed, message_id, postmaster, require)?;
     parts.store.send_summary(addresses, Some(message))?;
     (parts.wake)(Wake::Due(destination, now));
     Ok(())
@@ -335,9 +413,10 @@ fn recipient_of<'a>(config: &Config, head: &'a Head) -> Option<&'a Mailbox> {
     }
 }
 
-/// RET decides, else the configuration (DSN-5).
+/// RET decides, else the configuration (DSN-5); never with REQUIRETLS (DSN-15).
 fn whole_wanted(config: &Config, head: &Head) -> bool {
     match head.ret {
+        _ if head.require_tls == RequireTls::Yes => false,
         Some(ret) => ret == Ret::Full,
         None => config.dsn.return_full,
     }
@@ -472,6 +551,7 @@ fn own_message(
     composed: &Composed,
     message_id: String,
     to: &Mailbox,
+    require_tls: RequireTls,
 ) -> Result<(NewMessage, DestinationKey), StoreError> {
     let path = match &config.local_mail_to {
         Some(local) if *to.domain() == AddressDomain::Name(config.hostname.clone()) => {
@@ -492,7 +572,7 @@ fn own_message(
         size: composed.content.len() as u64,
         eight_bit: composed.eight_bit,
         utf8_headers: composed.utf8_headers,
-        require_tls: RequireTls::Default,
+        require_tls,
         envid: None,
         ret: None,
         priority: 0,

@@ -65,18 +65,23 @@ impl Writer<'_> {
         action: Action,
         collect: std::time::Duration,
     ) -> Result<bool, Fault> {
-        let (notify, answerable, ours): (i64, bool, bool) =
+        let (notify, answerable, ours, required): (i64, bool, bool, bool) =
             self.sql.notice_facts.query_row([row], |found| {
-                Ok((found.get(0)?, found.get(1)?, found.get(2)?))
+                Ok((found.get(0)?, found.get(1)?, found.get(2)?, found.get(3)?))
             })?;
-        if ours && kind == NoticeKind::Failed {
+        // DSN-15: what nobody took under REQUIRETLS is said once more, without the original.
+        let again = ours && required && kind == NoticeKind::Failed;
+        if ours && !again && kind == NoticeKind::Failed {
             self.lost.push(row);
         }
         let notify: Notify = rows::notify(notify);
-        if !notice::wanted(answerable, notify, action) {
+        if !again && !notice::wanted(answerable, notify, action) {
             return Ok(false);
         }
-        let due = self.now().plus(collect);
+        let due = match again {
+            true => self.now(),
+            false => self.now().plus(collect),
+        };
         let number = row & i64::from(rows::MAX_NUMBER);
         self.sql.insert_notice.execute(params![
             rows::message_of(row),

@@ -125,7 +125,7 @@ statements! {
     forget_unused_sts: "DELETE FROM sts_policy WHERE domain IN \
         (SELECT domain FROM sts_policy WHERE used < ?1 ORDER BY used LIMIT ?2)";
 
-    notice_facts: "SELECT r.notify, m.sender <> '', m.caller = 'dsn' FROM recipient r CROSS JOIN message m ON m.id = r.id >> 20 WHERE r.id = ?1";
+    notice_facts: "SELECT r.notify, m.sender <> '', m.caller = 'dsn', m.require_tls = 1 FROM recipient r CROSS JOIN message m ON m.id = r.id >> 20 WHERE r.id = ?1";
     insert_notice: "INSERT INTO notice (message, kind, number, due) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING";
     has_notice: "SELECT 1 FROM notice WHERE message = ?1 LIMIT 1";
     strike_notice: "DELETE FROM notice WHERE message = ?1 AND kind = ?2 AND number = ?3";

@@ -3,6 +3,7 @@
 mod delays;
 mod hostile;
 mod lost;
+mod required;
 mod told;
 
 use std::io::Write;

@@ -6,6 +6,7 @@
 
 mod fields;
 mod original;
+mod redact;
 mod text;
 
 use std::net::IpAddr;
@@ -23,6 +24,7 @@ use crate::smtp::reply::{EnhancedCode, ReplyCode};
 use original::Encoding;
 
 pub use original::Original;
+pub use redact::without_original;
 
 /// The most recipients that one notification describes one by one (DSN-3).
 pub const MAX_BLOCKS: usize = 500;

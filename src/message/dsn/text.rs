@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::fields::{cut, printable};
 use super::{Action, Block, Notice};
+use crate::message::RequireTls;
 
 /// Says in plain words who, why, what host said what, how often tried since when, and for delays when next and when
 /// given up; within `budget` octets, the remaining recipients counted.
@@ -62,14 +63,16 @@ pub(super) fn explain(notice: &Notice<'_>, described: usize, budget: usize) -> S
 
     let _ = writeln!(out, "The message:");
     let _ = writeln!(out, "    Accepted:   {}", notice.head.arrived.rfc5322());
-    if !notice.head.subject.is_empty() {
+    // DSN-15: these are parts of the original, and this text may have to go where it may not.
+    let quoted = notice.head.require_tls != RequireTls::Yes;
+    if quoted && !notice.head.subject.is_empty() {
         let _ = writeln!(
             out,
             "    Subject:    {}",
             cut(&printable(&notice.head.subject, true), 200)
         );
     }
-    if !notice.head.message_id.is_empty() {
+    if quoted && !notice.head.message_id.is_empty() {
         let _ = writeln!(
             out,
             "    Message-ID: {}",
