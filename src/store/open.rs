@@ -354,11 +354,7 @@ fn settings(conn: &mut Connection, role: Role) -> Result<(), ConnectError> {
     set(
         conn,
         "cache_size",
-        if role == Role::Writer {
-            -16_384
-        } else {
-            -512
-        },
+        if role == Role::Writer { -16_384 } else { -512 },
     )?;
     set(conn, "query_only", i64::from(role == Role::Reader))?;
     conn.set_prepared_statement_cache_capacity(32);
