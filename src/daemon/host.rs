@@ -9,6 +9,7 @@ use super::events::{Ask, Asking};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Listen, ListenAddress, Live};
 use crate::delivery::{Doing, Probe, Workers};
+use crate::dispatch::dead::DeadDestination;
 use crate::dispatch::{DestinationSnapshot, Dispatcher, Wake};
 use crate::front::control::{self, Reloaded};
 use crate::front::listener::{Bound, Front};
@@ -19,7 +20,7 @@ use crate::metrics::{Kind, Text};
 use crate::net::deadline::Deadline;
 use crate::policy::failure::Failure;
 use crate::smtp::address::Domain;
-use crate::store::{self, Store};
+use crate::store::{self, DestinationKey, Store};
 
 /// Where a reload takes its configuration from.
 pub type Source = Arc<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>;
@@ -232,6 +233,7 @@ impl Host {
                     .num("workers", going.workers)
                     .num("sessions", self.sessions())
                     .num("destinations", going.destinations.len())
+                    .num("dead", going.dead)
                     .num("pauses", going.pauses.len())
                     .num("commits", stats.commits)
                     .num("wal-bytes", stats.wal_bytes)
@@ -267,6 +269,10 @@ impl control::Host for Host {
 
     fn wake(&self, wake: Wake) {
         self.dispatcher.wake(wake);
+    }
+
+    fn dead(&self, destination: &DestinationKey) -> Option<DeadDestination> {
+        self.dispatcher.dead(destination)
     }
 
     fn running(&self) -> Vec<Doing> {
@@ -307,7 +313,7 @@ impl control::Host for Host {
         text.family(
             name,
             Kind::Gauge,
-            "Destinations with transactions under way, and with due mail that waits for a slot.",
+            "Destinations with transactions under way, with due mail that waits for a slot, and dead.",
         );
         let in_flight = |one: &&DestinationSnapshot| one.in_flight > 0;
         let waiting = |one: &&DestinationSnapshot| one.waits;
@@ -322,6 +328,7 @@ impl control::Host for Host {
             &[("state", "waiting")],
             active.filter(waiting).count(),
         );
+        text.sample(name, &[("state", "dead")], going.dead);
         text.one(
             "pauses",
             Kind::Gauge,
@@ -348,6 +355,7 @@ impl control::Host for Host {
         vec![
             ("workers", going.workers.to_string()),
             ("in-flight", going.in_flight.to_string()),
+            ("dead", going.dead.to_string()),
             ("sessions", self.sessions().to_string()),
             ("log-lost", lost.to_string()),
             // SEC-12

@@ -16,7 +16,7 @@ use crate::metrics::RequireTlsResult;
 use crate::net::deadline::Deadline;
 use crate::net::tls;
 use crate::net::walk::Walk;
-use crate::policy::failure::{Failure, Retry, Scope, Stage};
+use crate::policy::failure::{Cause, Failure, Retry, Scope, Stage};
 use crate::policy::plan::Target;
 use crate::policy::tls::facts::{MemoryFacts, StsFacts};
 use crate::policy::tls::{Ask, Course, NOT_ENOUGH, NOT_OFFERED, REQUIRETLS, Requirement};
@@ -102,7 +102,17 @@ pub(super) fn attempt(parts: &Parts, running: &Running, warm: Option<Arc<[u8]>>)
         .walk(&running.transport, &target, &running.rows[0].dialled, end);
     let mut walk = match walk {
         Ok(walk) => walk,
-        Err(failure) => return stopped(failure),
+        Err(failure) => {
+            let strike = strike(running, &failure);
+            let left = stopped(failure);
+            return Left {
+                feedback: Feedback {
+                    strike,
+                    ..left.feedback
+                },
+                ..left
+            };
+        }
     };
     let content = match Content::open(&parts.store, &running.head, warm) {
         Ok(content) => content,
@@ -449,6 +459,7 @@ impl Attempt<'_> {
         let (host, mut fit) = (&scene.host, Vec::new());
         for row in here.drain(..) {
             let path = &self.running.rows[row].recipient.path;
+            // What the message asks for says nothing against the host (SC-7).
             let failure = if requiretls {
                 self.parts
                     .store
@@ -481,6 +492,7 @@ impl Attempt<'_> {
                 fit.push(row);
                 continue;
             };
+            self.feedback.reached_mail = true;
             self.failures[row].push((failure, Arc::clone(&scene)));
             self.pending.push(row);
         }
@@ -538,6 +550,11 @@ impl Attempt<'_> {
             {
                 self.parts.tls.sts.all_failed(domain);
             }
+            if !self.feedback.reached_mail
+                && let Some(text) = strike(self.running, &failure)
+            {
+                self.feedback.strike = Some(text);
+            }
             happened.push(Happened {
                 row,
                 result: Err(failure),
@@ -560,4 +577,15 @@ impl Attempt<'_> {
 /// The dot may be out: whatever happened, there is no second try in this attempt.
 fn after_dot(why: &Break) -> bool {
     why.command() == crate::smtp::client::Command::Dot
+}
+
+/// The words of a failure before MAIL that speaks against the destination (SC-7): not what is our own fault, what only
+/// this message asks for, or what is certain, so that waiting would help nobody.
+fn strike(running: &Running, failure: &Failure) -> Option<String> {
+    let asked_for = running.head.require_tls == RequireTls::Yes && failure.cause == Cause::Tls;
+    let counts = failure.scope != Scope::Local && failure.retry == Retry::Later && !asked_for;
+    counts.then(|| match failure.code {
+        Some(code) => format!("{code} {}", failure.text),
+        None => failure.text.clone(),
+    })
 }

@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use super::dead::DeadDestination;
 use crate::clock::Timestamp;
 use crate::config::{Config, TransportKind};
 use crate::policy::route::{BUILT_IN, RouteFacts, UnknownTransport, find, relay_of, route};
@@ -91,8 +92,13 @@ impl Blocks {
             .map(|scope| Block::Paused(scope.clone()))
     }
 
-    /// Why this recipient waits, in words, and until when, wherever it stands now: the route is looked up anew.
-    pub fn why(&self, due: &DueRecipient) -> Option<(String, Option<Timestamp>)> {
+    /// Why this recipient waits, in words, and until when, wherever it stands now: the route is looked up anew. `dead`
+    /// knows the destinations that are (SC-7).
+    pub fn why(
+        &self,
+        due: &DueRecipient,
+        dead: impl FnOnce(&DestinationKey) -> Option<DeadDestination>,
+    ) -> Option<(String, Option<Timestamp>)> {
         let DueRecipient { head, row } = due;
         let domain = row.recipient.path.domain();
         let routed = route(
@@ -107,8 +113,14 @@ impl Blocks {
         );
         let block = self
             .group(&routed.destination)
-            .or_else(|| self.recipient(routed.name, domain))?;
-        Some(self.describe(&block))
+            .or_else(|| self.recipient(routed.name, domain));
+        if let Some(block) = block {
+            return Some(self.describe(&block));
+        }
+        let dead = dead(&routed.destination)?;
+        // What is due only after the probe waits for its own time.
+        let waits = dead.probe.is_none_or(|probe| row.next_attempt <= probe);
+        waits.then(|| (format!("destination: {dead}"), dead.probe))
     }
 
     /// Whether new mail of this group may go out at once, without a look at its recipients.

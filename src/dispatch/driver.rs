@@ -7,15 +7,16 @@ use crossbeam_channel::{Receiver, never, select};
 
 use super::batch::{Batch, Grouping, Job};
 use super::blocks::Blocks;
+use super::dead::Probe;
 use super::permit::{Permit, Transaction};
 use super::scan::{PAGE, Read};
 use super::schedule::{Found, Step};
-use super::shared::Shared;
+use super::shared::{Shared, tell};
 use super::turns::Pick;
 use crate::clock::Timestamp;
 use crate::log::Line;
-use crate::policy::retry::{Terms, longest_wait};
-use crate::store::{ClaimAction, ClaimRequest, StoreError};
+use crate::policy::retry::{Lifetimes, Terms, longest_wait};
+use crate::store::{ClaimAction, ClaimRequest, DueRecipient, StoreError};
 
 /// Longest sleep while mail waits for its time, so that a step of the wall clock is noticed (RT-9). Waking to look at
 /// the clock makes no query.
@@ -35,6 +36,8 @@ struct Looked {
     pick: Pick,
     batch: Batch,
     trouble: bool,
+    /// One transaction to probe with: what else is due waits (SC-7).
+    alone: bool,
 }
 
 impl Driver {
@@ -161,6 +164,7 @@ impl Driver {
             pick,
             batch,
             trouble,
+            alone,
         } in found
         {
             let rows = !batch.jobs.is_empty() || !batch.strays.is_empty();
@@ -180,7 +184,7 @@ impl Driver {
             }
             let outcome = if trouble || rows && used == 0 && !progress {
                 Found::Trouble
-            } else if batch.more {
+            } else if batch.more && !(alone && used > 0) {
                 Found::More
             } else {
                 Found::Nothing
@@ -196,49 +200,69 @@ impl Driver {
         for destination in moved {
             state.schedule.due(&destination, now, now);
         }
+        let news = state.schedule.news();
         drop(state);
+        tell(&news);
         self.shared.unclaim(refused);
     }
 
-    /// Reads the due rows for a pick: first as few as will do if each message has one recipient, then enough.
+    /// Reads the due rows for a pick.
     fn find(&self, pick: &Pick, blocks: &Blocks, now: Timestamp) -> Looked {
-        let recipients = blocks.config().limits.recipients.max(1);
-        let grouping = Grouping {
-            blocks,
-            destination: &pick.key,
-            slots: pick.slots,
-            recipients,
+        let store = &self.shared.store;
+        let usual = |limit| store.due(&pick.key, now, limit);
+        let found = match pick.probe {
+            None => gather(pick, blocks, pick.slots, usual),
+            Some(probe) => self.find_probe(pick, probe, blocks, now),
         };
-        let narrow = pick.slots + 1;
-        let wide = pick.slots.saturating_mul(recipients).min(MOST_ROWS);
-        let wide = wide.max(recipients) + 1;
-        let mut batch = Batch::default();
-        for limit in [narrow, wide] {
-            let rows = match self.shared.store.due(&pick.key, now, limit) {
-                Ok(rows) => rows,
-                Err(error) => {
-                    Line::new("not-read")
-                        .key("destination", &pick.key)
-                        .peer("text", &error.to_string())
-                        .error();
-                    return Looked {
-                        pick: pick.clone(),
-                        batch: Batch::default(),
-                        trouble: true,
-                    };
-                }
-            };
-            let full = rows.len() >= limit;
-            batch = grouping.apply(rows, full);
-            if !batch.cut || wide <= narrow {
-                break;
+        let (batch, trouble) = match found {
+            Ok(batch) => (batch, false),
+            Err(error) => {
+                Line::new("not-read")
+                    .key("destination", &pick.key)
+                    .peer("text", &error.to_string())
+                    .error();
+                (Batch::default(), true)
             }
-        }
+        };
+        // Mail at its expiry is not alone: all of it goes.
+        let last = |job: &Job| Terms::of(blocks.config(), &job.head).expiry() <= now;
+        let alone = pick.probe.is_some() && !batch.jobs.first().is_some_and(last);
         Looked {
             pick: pick.clone(),
             batch,
-            trouble: false,
+            trouble,
+            alone,
         }
+    }
+
+    /// What a dead destination is probed with (SC-7): mail at its expiry, which has its last attempt in any case (RT-4);
+    /// or else one transaction of what is due.
+    fn find_probe(
+        &self,
+        pick: &Pick,
+        probe: Probe,
+        blocks: &Blocks,
+        now: Timestamp,
+    ) -> Result<Batch, StoreError> {
+        let store = &self.shared.store;
+        if probe.last_attempts {
+            let lifetimes = Lifetimes::of(blocks.config());
+            let mut next = None;
+            let batch = gather(pick, blocks, pick.slots, |limit| {
+                let (rows, first) = store.at_expiry(&pick.key, now, &lifetimes, limit)?;
+                next = first;
+                Ok(rows)
+            })?;
+            if !batch.jobs.is_empty() || !batch.strays.is_empty() {
+                return Ok(batch);
+            }
+            let mut state = self.shared.lock();
+            state.schedule.looked(&pick.key, next, now);
+        }
+        if !probe.any {
+            return Ok(Batch::default());
+        }
+        gather(pick, blocks, 1, |limit| store.due(&pick.key, now, limit))
     }
 
     /// A claimed job as a transaction; `None` if nothing of it could be claimed.
@@ -285,6 +309,35 @@ impl Driver {
             Err(error) => self.failed("pull-in", &error, &[], now),
         }
     }
+}
+
+/// Transactions of what `read` finds: first as few rows as will do if each message has one recipient, then enough.
+fn gather(
+    pick: &Pick,
+    blocks: &Blocks,
+    slots: usize,
+    mut read: impl FnMut(usize) -> Result<Vec<DueRecipient>, StoreError>,
+) -> Result<Batch, StoreError> {
+    let recipients = blocks.config().limits.recipients.max(1);
+    let grouping = Grouping {
+        blocks,
+        destination: &pick.key,
+        slots,
+        recipients,
+    };
+    let narrow = slots + 1;
+    let wide = slots.saturating_mul(recipients).min(MOST_ROWS);
+    let wide = wide.max(recipients) + 1;
+    let mut batch = Batch::default();
+    for limit in [narrow, wide] {
+        let rows = read(limit)?;
+        let full = rows.len() >= limit;
+        batch = grouping.apply(rows, full);
+        if !batch.cut || wide <= narrow {
+            break;
+        }
+    }
+    Ok(batch)
 }
 
 /// The claim of a job: the next attempt stands in it already, should this one be cut off. One random number for

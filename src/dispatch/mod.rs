@@ -10,6 +10,7 @@
 mod anteroom;
 mod batch;
 pub mod blocks;
+pub mod dead;
 mod driver;
 mod permit;
 pub mod scan;
@@ -32,6 +33,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::Live;
 use crate::log::Line;
 use crate::store::{DestinationKey, DueRecipient, Pause, PauseScope, Store};
+use dead::DeadDestination;
 use driver::Driver;
 use shared::Shared;
 use watchdog::{PACE, Watchdog};
@@ -41,6 +43,10 @@ use watchdog::{PACE, Watchdog};
 pub enum Wake {
     /// New or changed mail in this destination, due at this time.
     Due(DestinationKey, Timestamp),
+    /// The same by the word of an operator, who wants a dead destination to be probed then (CTL-11).
+    Kicked(DestinationKey, Timestamp),
+    /// The same for very many destinations.
+    KickedMany(Timestamp),
     /// Pauses, configuration, or very many recipients changed: look at everything anew.
     Everything,
 }
@@ -59,6 +65,8 @@ pub struct Snapshot {
     pub destinations: Vec<DestinationSnapshot>,
     /// Pauses in force.
     pub pauses: Vec<(PauseScope, Pause)>,
+    /// Destinations that are dead (SC-7).
+    pub dead: usize,
 }
 
 /// One active destination.
@@ -191,11 +199,16 @@ impl Dispatcher {
         self.shared.snapshot()
     }
 
-    /// Why due mail like this waits without an attempt: a pause, or a transport that does not exist; and until when.
-    /// `None`: nothing but its turn. The recorded blocker of the row stays what it is.
+    /// Why due mail like this waits without an attempt: a pause, a transport that does not exist, or a dead destination;
+    /// and until when. `None`: nothing but its turn. The recorded blocker of the row stays what it is.
     pub fn blocker(&self, recipient: &DueRecipient) -> Option<(String, Option<Timestamp>)> {
         let blocks = Arc::clone(self.shared.lock().schedule.blocks());
-        blocks.why(recipient)
+        blocks.why(recipient, |destination| self.dead(destination))
+    }
+
+    /// What is known of a destination that is dead (SC-7); `None` for all others.
+    pub fn dead(&self, destination: &DestinationKey) -> Option<DeadDestination> {
+        self.shared.lock().schedule.dead().get(destination)
     }
 }
 

@@ -83,8 +83,11 @@ impl fmt::Debug for Permit {
 /// What an attempt says about its destination, for windows and probes.
 #[derive(Clone, Debug, Default)]
 pub struct Feedback {
-    /// A session got as far as MAIL.
+    /// A session got as far as MAIL, or would have.
     pub reached_mail: bool,
+    /// The attempt ended before MAIL by what the destination did or did not do (SC-7): its last words. Not for faults of
+    /// our own, nor for what is certain at once, as that the domain does not exist.
+    pub strike: Option<String>,
     /// The reply or error that asks for fewer connections: connection failure, 421, 4.7.x.
     pub push_back: Option<String>,
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::blocks::Blocks;
+use super::dead::{Dead, News};
 use super::permit::Feedback;
 use super::scan::{PAGE, Read, Scan};
 use super::turns::{Active, Left, MOST_WAITING, Pick, Turns};
@@ -55,6 +56,7 @@ pub enum Found {
 pub struct Schedule {
     turns: Turns,
     scan: Scan,
+    dead: Dead,
     blocks: Arc<Blocks>,
     reload: bool,
     /// The last step but for sleeping was to read a page.
@@ -66,6 +68,8 @@ pub struct Schedule {
     latest: Timestamp,
     /// Counts claims and slots given back, for the watchdog.
     progress: u64,
+    /// Who died or lives again, not yet told.
+    news: Vec<(DestinationKey, News)>,
 }
 
 impl Schedule {
@@ -79,6 +83,7 @@ impl Schedule {
         Schedule {
             turns: Turns::new(workers, config.limits.connections, most_waiting),
             scan: Scan::default(),
+            dead: Dead::new(first_interval(&config)),
             blocks: Arc::new(Blocks::new(config, Vec::new(), Timestamp::default())),
             reload: true,
             has_read: false,
@@ -86,6 +91,7 @@ impl Schedule {
             wait: None,
             latest: Timestamp::default(),
             progress: 0,
+            news: Vec::new(),
         }
     }
 
@@ -117,7 +123,14 @@ impl Schedule {
         if page {
             return Step::Read(read);
         }
-        let picks = self.pick();
+        let picks = loop {
+            self.offer_probes(now);
+            let picks = self.pick(now);
+            let more = !self.turns.is_full() && self.dead.due(now).is_some();
+            if !picks.is_empty() || !more {
+                break picks;
+            }
+        };
         if !picks.is_empty() {
             return Step::Serve(picks);
         }
@@ -130,11 +143,28 @@ impl Schedule {
 
     fn sleep_until(&self) -> Option<Timestamp> {
         let next = if self.turns.is_full() {
-            None // there is a line; no use in reading before a slot comes back
+            [None, None] // there is a line; no use in reading before a slot comes back
         } else {
-            self.scan.wake()
+            [self.scan.wake(), self.dead.next()]
         };
-        [next, self.blocks.next_end()].into_iter().flatten().min()
+        let next = next.into_iter().chain([self.blocks.next_end()]);
+        next.flatten().min()
+    }
+
+    /// Dead destinations whose time has come join the line.
+    fn offer_probes(&mut self, now: Timestamp) {
+        while !self.turns.is_full()
+            && let Some(key) = self.dead.due(now)
+        {
+            if self.blocks.group(&key).is_some() {
+                self.dead.idle(&key); // found again when it is blocked no longer
+            } else if self.turns.in_flight_of(&key) > 0 {
+                self.dead.overdue(&key);
+            } else {
+                self.dead.probe(&key);
+                self.turns.offer(&key); // the line is not full
+            }
+        }
     }
 
     /// Whether the clock has gone back behind a time already seen; forgets it by that, and looks at everything again.
@@ -144,6 +174,8 @@ impl Schedule {
             self.latest = now;
             self.scan.again(now);
             self.wait = None;
+            let first = first_interval(self.blocks.config());
+            self.dead.set_longest(first, now);
         }
         back
     }
@@ -156,14 +188,38 @@ impl Schedule {
     /// The answer to [`Step::Reload`].
     pub fn set_blocks(&mut self, blocks: Blocks, now: Timestamp) {
         self.reload = false;
+        if !Arc::ptr_eq(blocks.config(), self.blocks.config()) {
+            // Other hosts, other routes: what was learned may be about something else (CFG-6).
+            self.dead.clear();
+            let first = first_interval(blocks.config());
+            self.dead.set_longest(first, now);
+        }
         self.blocks = Arc::new(blocks);
         self.turns.set_window(self.window());
         for key in self.turns.line() {
             if self.blocks.group(&key).is_some() {
                 self.turns.forget(&key);
+                self.end_probe(&key, now);
             }
         }
         self.scan.again(now);
+    }
+
+    /// What is known of a destination that is dead.
+    pub fn dead(&self) -> &Dead {
+        &self.dead
+    }
+
+    /// An operator wants mail of this destination to be tried at `at` (CTL-11): it is probed then, if it is dead.
+    pub fn kick(&mut self, key: &DestinationKey, at: Timestamp, now: Timestamp) {
+        self.dead.kick(key, at.max(now));
+        self.due(key, at, now);
+    }
+
+    /// The same for more destinations than anybody wants to name.
+    pub fn kick_all(&mut self, at: Timestamp, now: Timestamp) {
+        self.dead.kick_all(at.max(now));
+        self.reload();
     }
 
     /// Most connections that a destination may have at once.
@@ -180,7 +236,11 @@ impl Schedule {
     pub fn due(&mut self, key: &DestinationKey, at: Timestamp, now: Timestamp) {
         if at > now {
             self.scan.ahead(at);
-        } else if self.blocks.group(key).is_none() && !self.turns.offer(key) {
+        } else if self.blocks.group(key).is_some() {
+            // Found again when it is blocked no longer.
+        } else if self.dead.is_dead(key) {
+            self.dead.want(key, now);
+        } else if !self.turns.offer(key) {
             self.scan.again(now);
         }
     }
@@ -192,6 +252,7 @@ impl Schedule {
             && self.scan.is_current(now)
             && self.blocks.next_end().is_none_or(|end| end > now)
             && self.blocks.lets_through(key)
+            && !self.dead.is_dead(key)
             && self.turns.reserve(key)
     }
 
@@ -201,14 +262,64 @@ impl Schedule {
             && self.wait.is_none()
             && self.blocks.next_end().is_none_or(|end| end > now)
             && self.blocks.lets_through(key)
+            && !self.dead.is_dead(key)
             && self.turns.is_active(key)
     }
 
-    /// A slot comes back, with what was learned of the destination. Windows that learn (SC-5) and destinations that
-    /// are dead (SC-7) will begin here; so far it is only remembered.
-    pub fn release(&mut self, key: &DestinationKey, feedback: Option<Feedback>, now: Timestamp) {
+    /// A slot comes back, with what was learned of the destination. `true`: it is dead from now on (SC-7), and what was
+    /// claimed ahead is to be given back. Windows that learn (SC-5) will begin here too.
+    pub fn release(
+        &mut self,
+        key: &DestinationKey,
+        feedback: Option<Feedback>,
+        now: Timestamp,
+    ) -> bool {
         self.progress += 1;
+        let (reached, strike) = match &feedback {
+            Some(feedback) => (feedback.reached_mail, feedback.strike.clone()),
+            None => (false, None),
+        };
         self.turns.release(key, feedback, now);
+        if reached {
+            let (was_dead, news) = self.dead.reached(key, now);
+            if was_dead {
+                self.due(key, now, now); // all that has waited
+            }
+            self.news.extend(news.map(|news| (key.clone(), news)));
+            return false;
+        }
+        let died = strike.is_some_and(|text| self.dead.strike(key, &text, now));
+        if died {
+            self.turns.forget(key);
+        }
+        self.end_probe(key, now);
+        self.look_if_quiet(key, now);
+        died
+    }
+
+    /// Who died or lives again since this was asked last.
+    pub fn news(&mut self) -> Vec<(DestinationKey, News)> {
+        std::mem::take(&mut self.news)
+    }
+
+    /// As long as something is under way it may succeed: a peer that merely has connections enough is not dead.
+    fn look_if_quiet(&mut self, key: &DestinationKey, now: Timestamp) {
+        if !self.turns.is_active(key) {
+            let news = self.dead.quiet(key, now);
+            self.news.extend(news.map(|news| (key.clone(), news)));
+        }
+    }
+
+    /// If a probe was under way and nothing of it is left, it has failed.
+    fn end_probe(&mut self, key: &DestinationKey, now: Timestamp) {
+        if self.dead.is_probing(key) && self.turns.is_quiet(key) {
+            self.dead.probed(key, now);
+        }
+    }
+
+    /// For a probe that looked for mail at its expiry and found none: when there will be some.
+    pub fn looked(&mut self, key: &DestinationKey, first: Option<Timestamp>, now: Timestamp) {
+        self.dead.looked(key, first, now);
     }
 
     /// The answer to [`Read::Page`].
@@ -230,8 +341,13 @@ impl Schedule {
             self.faults = 0;
             self.progress += 1;
         }
+        if self.dead.is_dead(&pick.key) {
+            return self.served_dead(pick, unused, found, now);
+        }
         let left = match found {
             Found::More => Left::More,
+            // It lives since, and a probe does not tell what else there is.
+            _ if pick.probe.is_some() => Left::More,
             Found::Nothing | Found::Trouble => Left::Nothing,
         };
         if found == Found::Trouble {
@@ -246,6 +362,33 @@ impl Schedule {
         if left == Left::Nothing {
             self.scan.moved();
         }
+    }
+
+    /// The answer to a pick of a destination that is dead.
+    fn served_dead(&mut self, pick: &Pick, unused: usize, found: Found, now: Timestamp) {
+        let key = &pick.key;
+        if pick.probe.is_none() {
+            // It has died since: what is left of its mail waits.
+            self.turns.served(key, unused, Left::Nothing, false);
+            self.turns.forget(key);
+            self.dead.want(key, now);
+        } else {
+            if unused < pick.slots {
+                self.dead.sent(key);
+            }
+            let left = match found {
+                Found::More => Left::More,
+                Found::Nothing | Found::Trouble => Left::Nothing,
+            };
+            self.turns.served(key, unused, left, false);
+            let nothing = unused == pick.slots && self.turns.is_quiet(key);
+            self.end_probe(key, now);
+            if found == Found::Trouble && nothing {
+                self.dead.put_off(key, now.plus(LOOK_AGAIN));
+            }
+        }
+        self.look_if_quiet(key, now);
+        self.scan.moved();
     }
 
     /// The store failed: nothing of these picks was claimed. Waits before the next step, longer each time.
@@ -273,6 +416,12 @@ impl Schedule {
         self.wait.is_some()
     }
 
+    /// Whether the line has no room for more.
+    #[cfg(test)]
+    pub fn is_full(&self) -> bool {
+        self.turns.is_full()
+    }
+
     /// For the watchdog: whether mail could go that does not, and how far things have come.
     pub fn watch(&self) -> (bool, u64) {
         let can_serve = !self.blocks.everything() && self.turns.can_serve();
@@ -292,12 +441,24 @@ impl Schedule {
         self.turns.can_serve() || self.sleep_until().is_some_and(earlier)
     }
 
-    fn pick(&mut self) -> Vec<Pick> {
+    fn pick(&mut self, now: Timestamp) -> Vec<Pick> {
         let mut picks = Vec::new();
         while picks.len() < MOST_PICKS {
-            let Some(pick) = self.turns.serve() else {
+            let Some(mut pick) = self.turns.serve() else {
                 break;
             };
+            if self.dead.is_dead(&pick.key) {
+                let alone = self.turns.in_flight_of(&pick.key) == pick.slots;
+                pick.probe = self.dead.take(&pick.key, alone, now);
+                if pick.probe.is_none() {
+                    // It died on its way here, and it is not the time for a probe.
+                    self.turns
+                        .served(&pick.key, pick.slots, Left::Nothing, false);
+                    self.dead.want(&pick.key, now);
+                    self.look_if_quiet(&pick.key, now);
+                    continue;
+                }
+            }
             picks.push(pick);
         }
         picks
@@ -306,4 +467,9 @@ impl Schedule {
     fn window(&self) -> usize {
         self.blocks.config().limits.connections.max(1)
     }
+}
+
+fn first_interval(config: &Config) -> Duration {
+    let first = config.retry.intervals.first();
+    first.map_or(Duration::MAX, |span| span.get())
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 
 use super::anteroom::{Anteroom, PATIENCE};
+use super::dead::News;
 use super::permit::{Feedback, Permit, Transaction};
 use super::schedule::Schedule;
 use super::{DestinationSnapshot, Snapshot, Wake};
@@ -137,6 +138,8 @@ impl Shared {
         let mut state = self.lock();
         match wake {
             Wake::Due(key, at) => state.schedule.due(key, *at, now),
+            Wake::Kicked(key, at) => state.schedule.kick(key, *at, now),
+            Wake::KickedMany(at) => state.schedule.kick_all(*at, now),
             Wake::Everything => state.schedule.reload(),
         }
         self.ring(&mut state);
@@ -182,12 +185,15 @@ impl Shared {
     ) {
         let now = self.clock.now();
         let mut state = self.lock();
-        state.schedule.release(destination, feedback, now);
-        let refused = if running {
-            state.hand_on(destination)
-        } else {
-            None
-        };
+        let died = state.schedule.release(destination, feedback, now);
+        let mut refused = Vec::new();
+        if died && let Some(lane) = state.lanes.get_mut(destination) {
+            refused.extend(lane.ready.drain(..));
+        }
+        if running {
+            refused.extend(state.hand_on(destination));
+        }
+        let news = state.schedule.news();
         let seat = state.anteroom.came_back(destination, now);
         let called = seat.filter(|_| state.schedule.reserve(destination, now));
         if called.is_some() {
@@ -198,7 +204,8 @@ impl Shared {
         if let Some(seat) = called {
             seat.call(Permit::new(self, destination));
         }
-        self.unclaim(refused.into_iter().collect());
+        tell(&news);
+        self.unclaim(refused);
     }
 
     /// Sends transactions to the workers; what cannot be sent comes back.
@@ -282,6 +289,7 @@ impl Shared {
             })
             .collect();
         let blocks = Arc::clone(state.schedule.blocks());
+        let dead = state.schedule.dead().count();
         drop(state);
         destinations.sort_by(|a, b| a.key.cmp(&b.key));
         Snapshot {
@@ -289,6 +297,7 @@ impl Shared {
             in_flight,
             destinations,
             pauses: blocks.pauses().to_vec(),
+            dead,
         }
     }
 
@@ -298,6 +307,23 @@ impl Shared {
         {
             state.asleep = None;
             let _ = self.bell.try_send(()); // full: it rings already
+        }
+    }
+}
+
+/// SC-7: an operator reads when a destination died, and when it came back.
+pub(super) fn tell(news: &[(DestinationKey, News)]) {
+    for (destination, news) in news {
+        match news {
+            News::Dead(dead) => Line::new("destination-dead")
+                .key("destination", destination)
+                .opt("probe", dead.probe)
+                .peer("text", &dead.text)
+                .warn(),
+            News::Alive(after) => Line::new("destination-alive")
+                .key("destination", destination)
+                .span("after", *after)
+                .info(),
         }
     }
 }

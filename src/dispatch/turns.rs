@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::dead::Probe;
 use super::permit::Feedback;
 use crate::clock::Timestamp;
 use crate::policy::limit::{Standing, half, room};
@@ -29,6 +30,8 @@ pub struct Pick {
     pub key: DestinationKey,
     /// How many transactions it may have; they already count as in flight.
     pub slots: usize,
+    /// It is dead, and this is what it is probed with (SC-7).
+    pub probe: Option<Probe>,
 }
 
 /// What was found at a destination that was served.
@@ -219,6 +222,16 @@ impl Turns {
             .is_some_and(|entry| entry.in_flight > 0)
     }
 
+    /// Transactions of this destination in flight.
+    pub fn in_flight_of(&self, key: &DestinationKey) -> usize {
+        self.entries.get(key).map_or(0, |entry| entry.in_flight)
+    }
+
+    /// Whether it has nothing in flight, and no place in the line or the hands of the driver.
+    pub fn is_quiet(&self, key: &DestinationKey) -> bool {
+        !self.entries.contains_key(key)
+    }
+
     /// Gives a slot back.
     pub fn release(&mut self, key: &DestinationKey, feedback: Option<Feedback>, now: Timestamp) {
         if let Some(entry) = self.entries.get_mut(key) {
@@ -256,7 +269,11 @@ impl Turns {
         entry.in_flight += slots;
         self.in_flight += slots;
         self.serving += 1;
-        Some(Pick { key, slots })
+        Some(Pick {
+            key,
+            slots,
+            probe: None,
+        })
     }
 
     /// Answers for a [`Pick`]: so many of its slots were not needed, and this is left. With `make_room` it goes out of

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::blocks::Blocks;
+use super::dead::Probe;
+use super::permit::Feedback;
 use super::scan::{PAGE, Read};
 use super::schedule::{Found, Schedule, Step};
 use super::turns::Pick;
@@ -41,6 +43,9 @@ enum Event {
     Fault(u8),
     Advance(u32),
     Lifetime(u32),
+    /// No attempt to this destination gets as far as MAIL; or they do again.
+    Down(usize),
+    Up(usize),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +88,7 @@ struct Size {
 
 struct World {
     schedule: Schedule,
-    config: Config,
+    config: Arc<Config>,
     destinations: usize,
     messages: Vec<Message>,
     running: Vec<Running>,
@@ -95,6 +100,7 @@ struct World {
     faults: u8,
     /// This destination takes ten minutes for anything, the others a moment.
     slow: Option<usize>,
+    down: BTreeSet<usize>,
     seed: u64,
     /// Destinations without a slot that wait in the line, with the others served since.
     passed: BTreeMap<usize, BTreeMap<usize, usize>>,
@@ -112,11 +118,12 @@ impl World {
         } = size;
         let mut config = Config::default_for(Domain::parse("here.example").unwrap());
         let minutes = |m: u64| Span(Duration::from_secs(60 * m));
-        config.retry.intervals = vec![minutes(1), minutes(5), minutes(20)];
+        config.retry.intervals = vec![minutes(3), minutes(5), minutes(20)];
         config.retry.lifetime = minutes(300);
         config.limits.connections = window;
+        let config = Arc::new(config);
         World {
-            schedule: Schedule::with_line(workers, Arc::new(config.clone()), line),
+            schedule: Schedule::with_line(workers, Arc::clone(&config), line),
             config,
             destinations,
             messages: Vec::new(),
@@ -127,6 +134,7 @@ impl World {
             asleep: Some((None, None)),
             faults: 0,
             slow: None,
+            down: BTreeSet::new(),
             seed,
             passed: BTreeMap::new(),
             queries: 0,
@@ -217,7 +225,7 @@ impl World {
                     if self.commit_fails() {
                         self.schedule.failed(&[], now);
                     } else {
-                        let config = Arc::new(self.config.clone());
+                        let config = Arc::clone(&self.config);
                         let blocks = Blocks::new(config, self.pauses.clone(), now);
                         self.schedule.set_blocks(blocks, now);
                     }
@@ -257,8 +265,11 @@ impl World {
         }
         for pick in picks {
             let destination = number(&pick.key);
-            let due = self.due(destination);
-            let taken = due.len().min(pick.slots);
+            let (due, most) = match pick.probe {
+                None => (self.due(destination), pick.slots),
+                Some(probe) => self.find_probe(&pick, probe),
+            };
+            let taken = due.len().min(most);
             for &message in &due[..taken] {
                 self.claim(message);
             }
@@ -270,6 +281,32 @@ impl World {
             self.diary.push((self.mono, destination, taken));
             self.schedule.served(&pick, pick.slots - taken, found, now);
         }
+    }
+
+    /// As `Driver::find_probe`.
+    fn find_probe(&mut self, pick: &Pick, probe: Probe) -> (Vec<usize>, usize) {
+        let now = self.now();
+        let destination = number(&pick.key);
+        let expiry = |m: &Message| m.arrived + self.config.retry.lifetime.get().as_millis() as i64;
+        let mut due = self.due(destination);
+        if probe.last_attempts {
+            let mut last = due.clone();
+            last.retain(|&m| expiry(&self.messages[m]) <= self.wall);
+            if !last.is_empty() {
+                return (last, pick.slots);
+            }
+            let here = |m: &&Message| m.destination == destination && m.state == State::Queued;
+            let waiting = self.messages.iter().filter(here).map(expiry);
+            let first = waiting.filter(|at| *at > self.wall).min();
+            let first = first.map(Timestamp::from_millis);
+            self.schedule.looked(&pick.key, first, now);
+        }
+        if !probe.any {
+            return (Vec::new(), 0);
+        }
+        assert_eq!(self.in_flight(destination), 0, "SC-7: one probe at a time");
+        due.truncate(1);
+        (due, 1)
     }
 
     fn claim(&mut self, message: usize) {
@@ -349,9 +386,18 @@ impl World {
         let course = Terms::of(&self.config, &head).after_failure(&ended, random);
         let m = &mut self.messages[run.message];
         let destination = m.destination;
+        let down = self.down.contains(&destination);
         let next = match course {
-            Course::Again(next) if outcome >= 4 && !m.dropped => Some(next),
+            Course::Again(next) if (outcome >= 4 || down) && !m.dropped => Some(next),
             _ => None,
+        };
+        let feedback = match outcome {
+            9 => None, // our own fault
+            _ => Some(Feedback {
+                reached_mail: !down,
+                strike: down.then(|| "down".to_owned()),
+                push_back: None,
+            }),
         };
         m.state = if next.is_some() {
             State::Queued
@@ -364,7 +410,8 @@ impl World {
         }
         self.running.remove(at);
         let now = self.now();
-        self.schedule.release(&key(destination), None, now);
+        self.schedule.release(&key(destination), feedback, now);
+        self.schedule.news();
         self.poke();
     }
 
@@ -435,7 +482,9 @@ impl World {
                         m.wanted = true;
                     }
                 }
-                self.due_at(destination, Timestamp::from_millis(at));
+                let (at, now) = (Timestamp::from_millis(at), self.now());
+                self.schedule.kick(&key(destination), at, now);
+                self.poke();
             }
             Event::Hold(message) => {
                 if let Some(m) = self.messages.get_mut(message % all)
@@ -478,9 +527,17 @@ impl World {
             Event::Fault(count) => self.faults = count,
             Event::Advance(millis) => self.advance(millis.into()),
             Event::Lifetime(minutes) => {
-                self.config.retry.lifetime = Span(Duration::from_secs(60 * u64::from(minutes)));
+                let mut config = Config::clone(&self.config);
+                config.retry.lifetime = Span(Duration::from_secs(60 * u64::from(minutes)));
+                self.config = Arc::new(config);
                 self.schedule.reload();
                 self.poke();
+            }
+            Event::Down(destination) => {
+                self.down.insert(destination % self.destinations);
+            }
+            Event::Up(destination) => {
+                self.down.remove(&(destination % self.destinations));
             }
         }
     }
@@ -590,6 +647,17 @@ impl World {
                 window: self.config.limits.connections,
             };
             let own = PauseScope::Domain(key(destination).to_string());
+            if due <= self.wall
+                && !paused.contains(&own)
+                && let Some(dead) = self.schedule.dead().get(&key(destination))
+            {
+                // SC-7: one is on its way, or it is known when, and that is soon.
+                let latest = self.now().plus(self.config.retry.intervals[0].get());
+                let soon = |at: Timestamp| at > self.now() && at <= latest;
+                let on_its_way = self.in_flight(destination) > 0 || self.schedule.is_full();
+                assert!(dead.probe.map_or(on_its_way, soon), "{dead:?}");
+                continue;
+            }
             assert!(
                 due > self.wall || room(&standing) == 0 || paused.contains(&own),
                 "destination {destination} could go: {standing:?}"

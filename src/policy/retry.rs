@@ -11,7 +11,34 @@ use crate::config::{Config, Span};
 use crate::message::Head;
 
 /// The caller that our own notices carry (RT-10).
-const DSN_CALLER: &str = "dsn";
+pub const DSN_CALLER: &str = "dsn";
+
+/// How long mail is tried that brings no lifetime of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct Lifetimes {
+    /// Mail of others.
+    pub mail: Duration,
+    /// Our own notices, known by [`DSN_CALLER`] (RT-10).
+    pub notices: Duration,
+}
+
+impl Lifetimes {
+    /// Those of the configuration.
+    pub fn of(config: &Config) -> Lifetimes {
+        Lifetimes {
+            mail: config.retry.lifetime.get(),
+            notices: config.dsn.lifetime.get(),
+        }
+    }
+
+    fn of_caller(self, caller: &str) -> Duration {
+        if caller == DSN_CALLER {
+            self.notices
+        } else {
+            self.mail
+        }
+    }
+}
 
 /// The retry settings in force for one message: those of the configuration, or the message's own (RT-11).
 /// Taken anew for each use.
@@ -52,15 +79,11 @@ impl<'a> Terms<'a> {
     /// The terms of `head` under `config`.
     pub fn of(config: &'a Config, head: &Head) -> Terms<'a> {
         // RT-10: notices about mail must not outlive the interest in it.
-        let lifetime = if head.caller == DSN_CALLER {
-            config.dsn.lifetime
-        } else {
-            config.retry.lifetime
-        };
+        let lifetime = Lifetimes::of(config).of_caller(&head.caller);
         Terms {
             intervals: &config.retry.intervals,
             jitter: config.retry.jitter,
-            lifetime: head.lifetime.unwrap_or(lifetime.get()),
+            lifetime: head.lifetime.unwrap_or(lifetime),
             max_attempts: head.max_attempts.or(config.retry.max_attempts),
             arrived: head.arrived,
         }

@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension, params};
 
-use super::rows::{self, Damage, HEAD, RECIPIENT};
+use super::rows::{self, Damage, HEAD, RECIPIENT, millis};
 use super::{DestinationKey, DueDestination, DueRecipient, StoreError, fault};
 use crate::clock::Timestamp;
 use crate::message::{Head, QueueId};
+use crate::policy::retry::{DSN_CALLER, Lifetimes};
 
 pub(super) const DESTINATIONS: &str = "SELECT id, key, next_due FROM destination INDEXED BY destination_due \
     WHERE next_due IS NOT NULL AND next_due <= ?1 AND (next_due, id) > (?2, ?3) ORDER BY next_due, id LIMIT ?4";
@@ -32,6 +33,27 @@ pub(super) fn rows_sql() -> String {
 pub(super) fn head_sql() -> String {
     format!("SELECT {HEAD} FROM message m WHERE m.id = ?1")
 }
+
+/// Due rows of a destination whose message has reached its expiry, in the order of the index. Without an index of expiries
+/// it looks at each queued row of the destination, so it is asked seldom.
+pub(super) fn at_expiry_sql() -> String {
+    format!(
+        "SELECT {RECIPIENT} FROM recipient r INDEXED BY recipient_due CROSS JOIN message m ON m.id = r.id >> 20 \
+         WHERE r.state = 0 AND r.destination = ?1 AND r.next_attempt <= ?2 AND {EXPIRY} <= ?2 \
+         ORDER BY r.rank, r.next_attempt, r.id LIMIT ?6"
+    )
+}
+
+/// When the first of a destination's messages reaches its expiry after a time.
+pub(super) fn next_expiry_sql() -> String {
+    format!(
+        "SELECT min({EXPIRY}) FROM recipient r INDEXED BY recipient_due CROSS JOIN message m ON m.id = r.id >> 20 \
+         WHERE r.state = 0 AND r.destination = ?1 AND {EXPIRY} > ?2"
+    )
+}
+
+/// As [`Terms::expiry`](crate::policy::retry::Terms::expiry) says, in milliseconds.
+pub(super) const EXPIRY: &str = "m.arrived + coalesce(m.lifetime, iif(m.caller = ?3, ?4, ?5))";
 
 /// Rows that cannot be read, by message: they are to be held (Q-17).
 pub(super) type Damaged = Vec<(QueueId, String)>;
@@ -81,11 +103,7 @@ pub(super) fn recipients(
     let mut found = Vec::new();
     let mut damaged = Damaged::new();
     let mut heads = Heads::default();
-    let destination: Option<i64> = conn
-        .prepare_cached(FIND)
-        .and_then(|mut statement| statement.query_row([&key.0], |row| row.get(0)).optional())
-        .map_err(sql)?;
-    let Some(destination) = destination else {
+    let Some(destination) = find(conn, key)? else {
         return Ok((found, damaged));
     };
     let mut level = conn.prepare_cached(LEVEL).map_err(sql)?;
@@ -112,6 +130,50 @@ pub(super) fn recipients(
         }
     }
     Ok((found, damaged))
+}
+
+/// Due recipients of one destination at their expiry; if there are none, when the first of those that wait there will be.
+/// Reads only.
+pub(super) fn at_expiry(
+    conn: &Connection,
+    key: &DestinationKey,
+    now: Timestamp,
+    lifetimes: &Lifetimes,
+    limit: usize,
+) -> Result<(Vec<DueRecipient>, Option<Timestamp>, Damaged), StoreError> {
+    let mut found = Vec::new();
+    let mut damaged = Damaged::new();
+    let Some(destination) = find(conn, key)? else {
+        return Ok((found, None, damaged));
+    };
+    let (notices, mail) = (millis(lifetimes.notices), millis(lifetimes.mail));
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let mut heads = Heads::default();
+    let mut last = conn.prepare_cached(&at_expiry_sql()).map_err(sql)?;
+    let facts = params![destination, now.millis(), DSN_CALLER, notices, mail, limit];
+    let mut rows = last.query(facts).map_err(sql)?;
+    while let Some(row) = rows.next().map_err(sql)? {
+        let id: i64 = row.get(0).map_err(sql)?;
+        let read = rows::recipient(row, 0, key.clone());
+        match read.and_then(|row| Ok((heads.get(conn, id)?, row))) {
+            Ok((head, row)) => found.push(DueRecipient { head, row }),
+            Err(damage) => note_damage(&mut damaged, id, damage),
+        }
+    }
+    if !found.is_empty() {
+        return Ok((found, None, damaged));
+    }
+    let mut next = conn.prepare_cached(&next_expiry_sql()).map_err(sql)?;
+    let facts = params![destination, now.millis(), DSN_CALLER, notices, mail];
+    let next: Option<i64> = next.query_row(facts, |row| row.get(0)).map_err(sql)?;
+    Ok((found, next.map(Timestamp::from_millis), damaged))
+}
+
+/// The row of a destination, if it was ever used.
+fn find(conn: &Connection, key: &DestinationKey) -> Result<Option<i64>, StoreError> {
+    conn.prepare_cached(FIND)
+        .and_then(|mut statement| statement.query_row([&key.0], |row| row.get(0)).optional())
+        .map_err(sql)
 }
 
 /// Remembers a damaged row by its message, each message once.

@@ -79,6 +79,7 @@ use std::sync::Arc;
 use crate::clock::{Clock, Timestamp};
 use crate::message::QueueId;
 use crate::metrics::Metrics;
+use crate::policy::retry::Lifetimes;
 use crate::smtp::address::Domain;
 use change::{ChangeStep, Ended, Hit};
 use due::Damaged;
@@ -221,6 +222,26 @@ impl Store {
             .read(|conn| due::recipients(conn, destination, now, limit))?;
         self.hold_all(damaged);
         Ok(found)
+    }
+
+    /// Due recipients of one destination that have reached their expiry, in the order of [`Store::due`]; if there are none,
+    /// when the first of the destination's mail will. Costs a look at each queued row of the destination.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the dispatcher tries again later.
+    pub fn at_expiry(
+        &self,
+        destination: &DestinationKey,
+        now: Timestamp,
+        lifetimes: &Lifetimes,
+        limit: usize,
+    ) -> Result<(Vec<DueRecipient>, Option<Timestamp>), StoreError> {
+        let (found, next, damaged) = self
+            .inner
+            .readers
+            .read(|conn| due::at_expiry(conn, destination, now, lifetimes, limit))?;
+        self.hold_all(damaged);
+        Ok((found, next))
     }
 
     /// Claims recipients for attempts, or moves them to another destination, in one commit. A recipient

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
+use super::due::EXPIRY;
 use super::rows::{ATTEMPT, HEAD, RECIPIENT};
 use super::{Filter, ListQuery, Sort, list, schema};
 use crate::clock::Timestamp;
@@ -52,11 +53,12 @@ const OTHER_FILES: [(&str, &str); 2] = [
 ];
 
 /// What stands in the holes of a statement that is put together; one line per hole.
-const HOLES: [(&str, &str); 4] = [
+const HOLES: [(&str, &str); 5] = [
     ("{RECIPIENT}", RECIPIENT),
     ("{HEAD}", HEAD),
     ("{ATTEMPT}", ATTEMPT),
     ("{COLUMNS}", "*"),
+    ("{EXPIRY}", EXPIRY),
 ];
 
 /// Statements with other holes, in full.

@@ -62,6 +62,7 @@ impl Host for Around {
     fn wake(&self, wake: Wake) {
         self.wakes.lock().unwrap().push(match wake {
             Wake::Due(destination, at) => format!("{destination} {at}"),
+            Wake::Kicked(destination, at) => format!("kicked {destination} {at}"),
             other => format!("{other:?}"),
         });
     }

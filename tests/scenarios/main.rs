@@ -8,6 +8,7 @@ mod support;
 mod client;
 mod config;
 mod control;
+mod dead;
 mod dispatch;
 mod dns;
 mod hosts;

@@ -157,12 +157,39 @@ impl Office {
         }
     }
 
+    /// The same, but what else is due goes to `other`.
+    pub fn expect_nothing_but(&self, mut other: impl FnMut(Transaction)) {
+        for marker in ["one@marker.example", "two@marker.example"] {
+            let id = self.send(&[marker]);
+            loop {
+                let transaction = self.take();
+                if transaction.head.id == id {
+                    break self.settle(transaction, |_| Verdict::Delivered);
+                }
+                other(transaction);
+            }
+        }
+    }
+
     pub fn deliver(&self, transaction: Transaction) {
         self.settle(transaction, |_| Verdict::Delivered);
     }
 
     /// A temporary failure; when the recipients are due again, or how they end.
     pub fn fail(&self, transaction: Transaction) -> Verdict {
+        self.fail_with(transaction, Feedback::default())
+    }
+
+    /// The same before MAIL, by the destination's fault (SC-7).
+    pub fn refuse(&self, transaction: Transaction) -> Verdict {
+        let feedback = Feedback {
+            strike: Some("connection refused".to_owned()),
+            ..Feedback::default()
+        };
+        self.fail_with(transaction, feedback)
+    }
+
+    fn fail_with(&self, transaction: Transaction, feedback: Feedback) -> Verdict {
         let config = self.live.get();
         let terms = Terms::of(&config, &transaction.head);
         let first = &transaction.recipients[0];
@@ -177,7 +204,7 @@ impl Office {
             Course::Expired => Verdict::Expired,
             Course::Exhausted => Verdict::Failed,
         };
-        self.settle(transaction, |_| verdict);
+        self.settle_with(transaction, |_| verdict, feedback);
         verdict
     }
 
@@ -190,6 +217,24 @@ impl Office {
     }
 
     pub fn settle(&self, transaction: Transaction, verdict: impl Fn(&RecipientRow) -> Verdict) {
+        self.settle_with(transaction, verdict, Feedback::default());
+    }
+
+    /// A session got as far as MAIL, and further.
+    pub fn reach(&self, transaction: Transaction) {
+        let feedback = Feedback {
+            reached_mail: true,
+            ..Feedback::default()
+        };
+        self.settle_with(transaction, |_| Verdict::Delivered, feedback);
+    }
+
+    fn settle_with(
+        &self,
+        transaction: Transaction,
+        verdict: impl Fn(&RecipientRow) -> Verdict,
+        feedback: Feedback,
+    ) {
         let outcome = |row: &RecipientRow| Outcome {
             number: row.id.number,
             verdict: verdict(row),
@@ -216,7 +261,7 @@ impl Office {
             let destination = transaction.destination.clone();
             self.dispatcher.wake(Wake::Due(destination, next));
         }
-        transaction.permit.finish(Feedback::default());
+        transaction.permit.finish(feedback);
     }
 
     /// All recipients of a message.

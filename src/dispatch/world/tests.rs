@@ -19,6 +19,8 @@ fn event() -> impl Strategy<Value = Event> {
         1 => prop_oneof![-90_000i32..90_000, -5i32..5].prop_map(Event::Step),
         1 => (1u8..6).prop_map(Event::Fault),
         1 => (1u32..600).prop_map(Event::Lifetime),
+        2 => (0usize..40).prop_map(Event::Down),
+        1 => (0usize..40).prop_map(Event::Up),
     ]
 }
 
@@ -51,7 +53,7 @@ proptest! {
         ..ProptestConfig::default()
     })]
 
-    // RT-12, SC-1, SC-2, SC-3, SC-11
+    // RT-12, SC-1, SC-2, SC-3, SC-7, SC-11
     #[test]
     fn whatever_happens_every_message_ends_and_no_limit_is_passed(
         size in size(),
@@ -130,4 +132,57 @@ fn a_full_line_and_paused_destinations_hide_nobody_and_are_not_read_again() {
     world.apply(&Event::Submit(299, 1, 1));
     world.advance(1);
     assert!(world.queries - before <= 3, "the paused are not read again");
+}
+
+/// A world with one destination that is dead, and messages that wait there.
+fn dead_world(messages: usize) -> World {
+    let size = Size {
+        workers: 8,
+        window: 20,
+        destinations: 2,
+        line: 4096,
+    };
+    let mut world = World::new(size, 11);
+    world.drive();
+    world.apply(&Event::Down(0));
+    world.apply(&Event::Submit(0, messages, 0));
+    world.advance(60_000);
+    assert!(world.schedule.dead().is_dead(&key(0)));
+    world
+}
+
+// SC-7, RT-7
+#[test]
+fn mail_for_a_dead_destination_is_only_queued_and_one_probe_goes_at_a_time() {
+    let mut world = dead_world(20);
+    let (queries, began) = (world.queries, world.mono);
+    world.apply(&Event::Submit(0, 1000, 0));
+    assert_eq!(world.queries, queries, "no wake-ups");
+    world.advance(3_600_000);
+    let since = world.diary.iter().filter(|(at, ..)| *at > began);
+    let sent: usize = since.map(|(_, _, taken)| taken).sum();
+    // Every three minutes, but some take ten.
+    assert!((6..=21).contains(&sent), "{sent} probes");
+    world.apply(&Event::Up(0));
+    world.advance(200_000);
+    assert!(!world.schedule.dead().is_dead(&key(0)));
+    assert!(world.queries - queries < 2000);
+    world.finish();
+}
+
+// SC-7, RT-3
+#[test]
+fn mail_for_a_dead_destination_ends_at_its_expiry_and_not_much_later() {
+    let mut world = dead_world(300);
+    let lifetime = world.config.retry.lifetime.get().as_millis() as u64;
+    world.advance(lifetime - world.mono - 1000);
+    let open = |world: &World| {
+        let open = |m: &&Message| m.state != State::Final;
+        world.messages.iter().filter(open).count()
+    };
+    assert_eq!(open(&world), 300);
+    // The slowest attempts of this world take ten minutes.
+    world.advance(2 * 3_600_000);
+    assert_eq!(open(&world), 0, "the last attempts go side by side");
+    world.finish();
 }

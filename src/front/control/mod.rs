@@ -18,9 +18,11 @@ use std::time::Duration;
 
 use crate::delivery::{Doing, Probe};
 use crate::dispatch::Wake;
+use crate::dispatch::dead::DeadDestination;
 use crate::metrics::Text;
 use crate::policy::failure::Failure;
 use crate::smtp::address::Domain;
+use crate::store::DestinationKey;
 
 /// What the control socket asks of the daemon around it. Called from the threads of control clients, several at once.
 pub trait Host: Send + Sync {
@@ -37,6 +39,11 @@ pub trait Host: Send + Sync {
 
     /// Hands this on to [`Dispatcher::wake`](crate::dispatch::Dispatcher::wake); never blocks.
     fn wake(&self, wake: Wake);
+
+    /// What is known of a destination that is dead (SC-7); `None` for all others.
+    fn dead(&self, _destination: &DestinationKey) -> Option<DeadDestination> {
+        None
+    }
 
     /// The attempts that are running, at most one entry per worker, for `list` and `show`.
     fn running(&self) -> Vec<Doing> {

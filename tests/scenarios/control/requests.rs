@@ -215,7 +215,9 @@ fn kick_makes_queued_recipients_due_and_nothing_else() {
     assert_eq!(shown.recipients[0].attempts, 1);
     assert_eq!(shown.recipients[1].state, State::Held);
     let destination = shown.recipients[0].destination.clone();
-    assert_eq!(fixture.wakes(), [format!("{destination} {}", start())]);
+    // CTL-11: a dead destination is probed then.
+    let kicked = format!("kicked {destination} {}", start());
+    assert_eq!(fixture.wakes(), [kicked]);
 
     assert_eq!(fixture.ask(&format!("kick id={id} in=2h")), ["OK 1"]);
     assert_eq!(fixture.ask("kick all state=held"), ["OK 0"]);

@@ -210,7 +210,8 @@ impl Wanted {
         // Steps that were committed stand, also when a later one failed.
         trail.end();
         if let Some(at) = wake {
-            wake_all(call, destinations, at);
+            let kicked = matches!(change, Change::Kick { .. });
+            wake_all(call, destinations, at, kicked);
         }
         Ok(result?)
     }
@@ -224,13 +225,20 @@ fn would(row: &ChangedRow, reply: &mut Reply<'_>) -> io::Result<()> {
     reply.record(&record)
 }
 
-fn wake_all(call: &Call<'_>, destinations: HashSet<DestinationKey>, at: Timestamp) {
+fn wake_all(call: &Call<'_>, destinations: HashSet<DestinationKey>, at: Timestamp, kicked: bool) {
+    let host = &call.control.host;
     if destinations.len() > MAX_WAKES {
-        call.control.host.wake(Wake::Everything);
+        host.wake(match kicked {
+            true => Wake::KickedMany(at),
+            false => Wake::Everything,
+        });
         return;
     }
     for destination in destinations {
-        call.control.host.wake(Wake::Due(destination, at));
+        host.wake(match kicked {
+            true => Wake::Kicked(destination, at),
+            false => Wake::Due(destination, at),
+        });
     }
 }
 

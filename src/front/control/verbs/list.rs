@@ -1,11 +1,13 @@
 //! `list` and `count` (CTL-7, CTL-9, CTL-10).
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::Call;
 use crate::clock::Timestamp;
 use crate::delivery::Doing;
 use crate::dispatch::blocks::Blocks;
+use crate::front::control::Host;
 use crate::front::control::filter::{self, Args};
 use crate::front::control::output::{Done, Record, Reply, Stop, span};
 use crate::message::RecipientId;
@@ -107,6 +109,7 @@ pub(super) fn count(call: &Call<'_>, mut args: Args, reply: &mut Reply<'_>) -> R
 pub(super) struct Facts {
     /// Made anew from the store, so that a pause shows in the very next request.
     blocks: Blocks,
+    host: Arc<dyn Host>,
     running: HashMap<RecipientId, Doing>,
 }
 
@@ -122,6 +125,7 @@ impl Facts {
         let pauses = call.control.store.pauses()?;
         Ok(Facts {
             blocks: Blocks::new(call.control.config.get(), pauses, call.now),
+            host: Arc::clone(&call.control.host),
             running,
         })
     }
@@ -130,7 +134,9 @@ impl Facts {
     /// the last attempt or the hold recorded.
     pub(super) fn blocker(&self, due: &DueRecipient) -> (String, Option<Timestamp>) {
         let waits = match due.row.state {
-            State::Queued => self.blocks.why(due),
+            State::Queued => self
+                .blocks
+                .why(due, |destination| self.host.dead(destination)),
             _ => None,
         };
         waits.unwrap_or_else(|| (due.row.blocker.clone(), None))
