@@ -303,7 +303,7 @@ impl Dead {
         })
     }
 
-    /// No mail is at its expiry now; the first that will be.
+    /// All mail that is at its expiry now was taken; the first that will be.
     pub fn looked(&mut self, key: &DestinationKey, first: Option<Timestamp>, now: Timestamp) {
         if let Some(state) = self.state_mut(key) {
             state.expiry = first;

@@ -38,6 +38,8 @@ struct Looked {
     trouble: bool,
     /// One transaction to probe with: what else is due waits (SC-7).
     alone: bool,
+    /// All mail at its expiry is in the batch; when there will be more.
+    expiry: Option<Option<Timestamp>>,
 }
 
 impl Driver {
@@ -165,6 +167,7 @@ impl Driver {
             batch,
             trouble,
             alone,
+            expiry,
         } in found
         {
             let rows = !batch.jobs.is_empty() || !batch.strays.is_empty();
@@ -189,11 +192,16 @@ impl Driver {
             } else {
                 Found::Nothing
             };
-            served.push((pick, used, outcome));
+            // What could not be claimed is to be found again.
+            let expiry = expiry.filter(|_| outcome != Found::Trouble);
+            served.push((pick, used, outcome, expiry));
         }
         let mut state = self.shared.lock();
         let refused = self.shared.send(&mut state, transactions);
-        for (pick, used, outcome) in served {
+        for (pick, used, outcome, expiry) in served {
+            if let Some(first) = expiry {
+                state.schedule.looked(&pick.key, first, now);
+            }
             let unused = pick.slots.saturating_sub(used);
             state.schedule.served(&pick, unused, outcome, now);
         }
@@ -210,9 +218,10 @@ impl Driver {
     fn find(&self, pick: &Pick, blocks: &Blocks, now: Timestamp) -> Looked {
         let store = &self.shared.store;
         let usual = |limit| store.due(&pick.key, now, limit);
+        let mut expiry = None;
         let found = match pick.probe {
             None => gather(pick, blocks, pick.slots, usual),
-            Some(probe) => self.find_probe(pick, probe, blocks, now),
+            Some(probe) => self.find_probe(pick, probe, blocks, now, &mut expiry),
         };
         let (batch, trouble) = match found {
             Ok(batch) => (batch, false),
@@ -232,17 +241,19 @@ impl Driver {
             batch,
             trouble,
             alone,
+            expiry,
         }
     }
 
     /// What a dead destination is probed with (SC-7): mail at its expiry, which has its last attempt in any case (RT-4);
-    /// or else one transaction of what is due.
+    /// or else one transaction of what is due. `expiry` is told when all of the first kind was found.
     fn find_probe(
         &self,
         pick: &Pick,
         probe: Probe,
         blocks: &Blocks,
         now: Timestamp,
+        expiry: &mut Option<Option<Timestamp>>,
     ) -> Result<Batch, StoreError> {
         let store = &self.shared.store;
         if probe.last_attempts {
@@ -253,11 +264,12 @@ impl Driver {
                 next = first;
                 Ok(rows)
             })?;
+            if !batch.more {
+                *expiry = Some(next);
+            }
             if !batch.jobs.is_empty() || !batch.strays.is_empty() {
                 return Ok(batch);
             }
-            let mut state = self.shared.lock();
-            state.schedule.looked(&pick.key, next, now);
         }
         if !probe.any {
             return Ok(Batch::default());

@@ -317,7 +317,7 @@ impl Schedule {
         }
     }
 
-    /// For a probe that looked for mail at its expiry and found none: when there will be some.
+    /// For a probe that took all mail at its expiry: when there will be some again.
     pub fn looked(&mut self, key: &DestinationKey, first: Option<Timestamp>, now: Timestamp) {
         self.dead.looked(key, first, now);
     }

@@ -292,14 +292,16 @@ impl World {
         if probe.last_attempts {
             let mut last = due.clone();
             last.retain(|&m| expiry(&self.messages[m]) <= self.wall);
-            if !last.is_empty() {
-                return (last, pick.slots);
-            }
             let here = |m: &&Message| m.destination == destination && m.state == State::Queued;
             let waiting = self.messages.iter().filter(here).map(expiry);
             let first = waiting.filter(|at| *at > self.wall).min();
             let first = first.map(Timestamp::from_millis);
-            self.schedule.looked(&pick.key, first, now);
+            if last.len() <= pick.slots {
+                self.schedule.looked(&pick.key, first, now);
+            }
+            if !last.is_empty() {
+                return (last, pick.slots);
+            }
         }
         if !probe.any {
             return (Vec::new(), 0);

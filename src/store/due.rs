@@ -132,8 +132,7 @@ pub(super) fn recipients(
     Ok((found, damaged))
 }
 
-/// Due recipients of one destination at their expiry; if there are none, when the first of those that wait there will be.
-/// Reads only.
+/// Due recipients of one destination at their expiry, and when the first of the others that wait there will be. Reads only.
 pub(super) fn at_expiry(
     conn: &Connection,
     key: &DestinationKey,
@@ -159,9 +158,6 @@ pub(super) fn at_expiry(
             Ok((head, row)) => found.push(DueRecipient { head, row }),
             Err(damage) => note_damage(&mut damaged, id, damage),
         }
-    }
-    if !found.is_empty() {
-        return Ok((found, None, damaged));
     }
     let mut next = conn.prepare_cached(&next_expiry_sql()).map_err(sql)?;
     let facts = params![destination, now.millis(), DSN_CALLER, notices, mail];

@@ -224,8 +224,8 @@ impl Store {
         Ok(found)
     }
 
-    /// Due recipients of one destination that have reached their expiry, in the order of [`Store::due`]; if there are none,
-    /// when the first of the destination's mail will. Costs a look at each queued row of the destination.
+    /// Due recipients of one destination that have reached their expiry, in the order of [`Store::due`], and when the first
+    /// of the others will. Costs a look at each queued row of the destination.
     ///
     /// # Errors
     /// [`StoreError`]; the dispatcher tries again later.
