@@ -2,6 +2,7 @@
 # MTA-STS with servers that we did not write: Python's for the policies, Debian's Postfix as the MX hosts.
 # Rules: STS-2, STS-3, STS-5, STS-7, STS-8, STS-10, SEC-8
 . "$(dirname "$0")/../tools/lib.sh"
+. "$(dirname "$0")/../tools/ca.sh"
 . "$(dirname "$0")/../tools/postfix.sh"
 need postfix openssl swaks python3 nc
 [ "$(id -u)" = 0 ] || { echo "skipped: a Postfix of our own needs root"; exit 77; }
@@ -18,18 +19,7 @@ dns_start \
   'nocert.test MX 10 mx.wrong.test' \
   'mta-sts.nocert.test A 127.0.0.4' '_mta-sts.nocert.test TXT v=STSv1; id=1'
 
-# An authority, and certificates of it: certificate FILE NAME..
-quietly() { "$@" >"$D/out" 2>&1 || die "$1: $(cat "$D/out")"; }
-certificate() {
-  local file=$1 names
-  shift
-  names=$(printf ',DNS:%s' "$@")
-  quietly openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=host -keyout "$file-key.pem" -out "$D/req.pem"
-  quietly openssl x509 -req -in "$D/req.pem" -CA "$D/ca.pem" -CAkey "$D/ca-key.pem" -CAcreateserial -days 2 \
-    -extfile <(echo "subjectAltName = ${names#,}") -out "$file.pem"
-}
-quietly openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=authority \
-  -keyout "$D/ca-key.pem" -out "$D/ca.pem"
+authority_make
 certificate "$D/mx" mx.good.test
 certificate "$D/web" mta-sts.good.test mta-sts.wrong.test mta-sts.unlisted.test
 
@@ -64,21 +54,12 @@ until_true 10 port_open 127.0.0.4 "$https_port" || die "the web server did not s
 config
 printf '\n[tls]\nca_file = "%s"\nmta_sts_port = %s\nmemory = "off"\n' "$D/ca.pem" "$https_port" >>"$D/posthaste.toml"
 daemon_start
-cat "$D/mx.pem" "$D/ca.pem" >"$D/chain.pem"
 postfix_start "$D/postfix" "127.0.0.3:$WORLD_PORT" -- \
-  "smtpd_tls_security_level = may" "smtpd_tls_chain_files = $D/mx-key.pem, $D/chain.pem" \
+  "smtpd_tls_security_level = may" "smtpd_tls_chain_files = $D/mx-key.pem, $D/mx-chain.pem" \
   "virtual_mailbox_domains = good.test, wrong.test, unlisted.test, nocert.test" \
   "virtual_mailbox_maps = static:all/" "virtual_mailbox_base = $D/postfix/box" \
   "virtual_uid_maps = static:$(id -u "$RUN_USER")" "virtual_gid_maps = static:$(id -g "$RUN_USER")"
 send() { quietly swaks --server "127.0.0.1:$SMTP_PORT" --from joe@demo.posthaste.test --to "$1"; }
-# attempt ADDRESS WORD..: waits for a line of an attempt for this address with all these words.
-attempt() {
-  local address=$1 lines
-  shift
-  lines() { grep "deliver .*to=<$address>" "$D/log"; }
-  found() { local all word; all=$(lines); for word; do all=$(grep -F -- "$word" <<<"$all"); done; [ -n "$all" ]; }
-  until_true 20 found "$@" || die "$address: $* not among: $(lines)"
-}
 fetches() { grep -c "GET /.*mta-sts.txt\|GET /unlisted.txt" "$D/web.log"; }
 
 echo "A listed host with a certificate for its name: verified; the policy is fetched once for two messages"

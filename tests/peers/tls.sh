@@ -2,6 +2,7 @@
 # Debian's Postfix as a receiver with a certificate of a private authority: verified, refused for its name, remembered.
 # Rules: TLS-1, TLS-3, TLS-5, TLS-6, TLS-7, TLS-11, CTL-15
 . "$(dirname "$0")/../tools/lib.sh"
+. "$(dirname "$0")/../tools/ca.sh"
 . "$(dirname "$0")/../tools/postfix.sh"
 need postfix openssl swaks nc
 [ "$(id -u)" = 0 ] || { echo "skipped: a Postfix of our own needs root"; exit 77; }
@@ -13,14 +14,8 @@ dns_start \
   'agreed.test MX 10 other.postfix.test' \
   'other.test MX 10 other.postfix.test' 'other.postfix.test A 127.0.0.3'
 
-# An authority, and a certificate of it for mx.postfix.test.
-quietly() { "$@" >"$D/out" 2>&1 || die "$1: $(cat "$D/out")"; }
-quietly openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=authority \
-  -keyout "$D/ca-key.pem" -out "$D/ca.pem"
-quietly openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=postfix -keyout "$D/key.pem" -out "$D/req.pem"
-quietly openssl x509 -req -in "$D/req.pem" -CA "$D/ca.pem" -CAkey "$D/ca-key.pem" -CAcreateserial -days 2 \
-  -extfile <(echo 'subjectAltName = DNS:mx.postfix.test') -out "$D/cert.pem"
-cat "$D/cert.pem" "$D/ca.pem" >"$D/chain.pem"
+authority_make
+certificate "$D/mx" mx.postfix.test
 
 config
 cat >>"$D/posthaste.toml" <<TOML
@@ -40,21 +35,13 @@ TOML
 daemon_start
 start() {
   postfix_start "$D/postfix" "127.0.0.3:$WORLD_PORT" -- \
-    "smtpd_tls_security_level = $1" "smtpd_tls_chain_files = $D/key.pem, $D/chain.pem" "smtpd_tls_loglevel = 1" \
+    "smtpd_tls_security_level = $1" "smtpd_tls_chain_files = $D/mx-key.pem, $D/mx-chain.pem" "smtpd_tls_loglevel = 1" \
     "virtual_mailbox_domains = postfix.test, strict.test, other.test, agreed.test" \
     "virtual_mailbox_maps = static:all/" "virtual_mailbox_base = $D/postfix/box" \
     "virtual_uid_maps = static:$(id -u "$RUN_USER")" "virtual_gid_maps = static:$(id -g "$RUN_USER")"
 }
 start may
 send() { quietly swaks --server "127.0.0.1:$SMTP_PORT" --from joe@demo.posthaste.test --to "$1"; }
-# attempt ADDRESS WORD..: waits for a line of an attempt for this address with all these words.
-attempt() {
-  local address=$1 lines
-  shift
-  lines() { grep "deliver .*to=<$address>" "$D/log"; }
-  found() { local all word; all=$(lines); for word; do all=$(grep -F -- "$word" <<<"$all"); done; [ -n "$all" ]; }
-  until_true 20 found "$@" || die "$address: $* not among: $(lines)"
-}
 
 echo "Verified without being asked for, by a name of the host, and by a name that was agreed on"
 send a@postfix.test && attempt a@postfix.test tls=verified tls-policy=opportunistic result=delivered

@@ -24,6 +24,9 @@ want swaks swaks
 want msmtp msmtp
 want mandoc mandoc
 want procps ps
+# A validating resolver and a signed zone: tests/peers/dane.sh.
+want unbound unbound
+want ldnsutils ldns-signzone
 # Faults under the queue: tests/faults.
 want strace strace
 want e2fsprogs mkfs.ext4

@@ -145,6 +145,18 @@ daemon_stop() {
   wait "$DAEMON_PID"
 }
 
+# attempts ADDRESS [WORD..]: the log's lines of attempts for this address that have all these words.
+attempts() {
+  local lines word
+  lines=$(grep "deliver .*to=<$1>" "$D/log")
+  shift
+  for word; do lines=$(grep -F -- "$word" <<<"$lines"); done
+  [ -n "$lines" ] && echo "$lines"
+}
+
+# attempt ADDRESS WORD..: waits for such a line.
+attempt() { until_true 20 attempts "$@" >/dev/null || die "$1: ${*:2} not among: $(attempts "$1")"; }
+
 # control LINE..: requests over the control socket, the answers on standard output. nc ends when the daemon closes.
 control() { { printf '%s\n' "$@"; echo quit; } | nc -U "$D/run/control"; }
 
