@@ -24,9 +24,10 @@ want swaks swaks
 want msmtp msmtp
 want mandoc mandoc
 want procps ps
-# A validating resolver and a signed zone: tests/peers/dane.sh.
+# A validating resolver and a signed zone: tests/peers/dane.sh and danefront.sh.
 want unbound unbound
 want ldnsutils ldns-signzone
+want iproute2 ip
 # Faults under the queue: tests/faults.
 want strace strace
 want e2fsprogs mkfs.ext4
