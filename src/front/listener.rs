@@ -6,10 +6,9 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
-use std::io::{self, ErrorKind, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,7 +21,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::{Uid, User};
 
 use super::accept::Intake;
-use super::control::peer::credentials;
+use super::connection::Connection;
 use super::limits::{self, Limits};
 use super::smtp::{Place, Stops, serve};
 use super::stop::Flag;
@@ -30,12 +29,11 @@ use super::threads::Threads;
 use super::tls::{Renewed, log_identity};
 use super::unix;
 use crate::clock::Timestamp;
-use crate::config::{Config, Listen, ListenAddress};
+use crate::config::{Config, Listen, ListenAddress, ListenTls};
 use crate::dispatch::Fatal;
 use crate::log::Line;
 use crate::message::trace::Origin;
 use crate::net::deadline::Deadline;
-use crate::net::stream::Stream;
 use crate::net::tls::server::Identity;
 use crate::smtp::answer::Answer;
 use crate::smtp::server::TOO_MANY_SESSIONS;
@@ -75,11 +73,6 @@ pub struct Bound {
 enum Socket {
     Tcp(TcpListener),
     Unix(unix::Bound),
-}
-
-enum Connection {
-    Tcp(TcpStream, SocketAddr),
-    Unix(UnixStream),
 }
 
 /// Binds all listeners of the configuration. `owner` (uid, gid) will own Unix sockets if we are root.
@@ -188,45 +181,6 @@ impl AsFd for Socket {
         match self {
             Socket::Tcp(tcp) => tcp.as_fd(),
             Socket::Unix(unix) => unix.listener().as_fd(),
-        }
-    }
-}
-
-impl Connection {
-    fn origin(&self) -> Origin {
-        match self {
-            Connection::Tcp(_, peer) => Origin::Ip(peer.ip().to_canonical()),
-            Connection::Unix(unix) => Origin::Uid(credentials(unix).ok().map(|(uid, _)| uid)),
-        }
-    }
-
-    fn descriptor(&self) -> u64 {
-        let raw = match self {
-            Connection::Tcp(tcp, _) => tcp.as_raw_fd(),
-            Connection::Unix(unix) => unix.as_raw_fd(),
-        };
-        u64::try_from(raw).unwrap_or(0)
-    }
-
-    /// One line, if the system takes it at once, and the end.
-    fn turn_away(self, answer: &Answer) {
-        let mut line = Vec::new();
-        answer.write(&mut line);
-        // Best effort: a client that cannot be told sees the connection close.
-        let _ = match self {
-            Connection::Tcp(mut tcp, _) => tcp
-                .set_nonblocking(true)
-                .and_then(|()| tcp.write(&line).map(drop)),
-            Connection::Unix(mut unix) => unix
-                .set_nonblocking(true)
-                .and_then(|()| unix.write(&line).map(drop)),
-        };
-    }
-
-    fn into_stream(self) -> io::Result<Stream> {
-        match self {
-            Connection::Tcp(tcp, _) => Stream::from_tcp(tcp),
-            Connection::Unix(unix) => Stream::from_unix(unix),
         }
     }
 }
@@ -565,7 +519,7 @@ impl Acceptor {
         if error.raw_os_error().is_some_and(|e| exhausted.contains(&e)) {
             self.spare = None;
             if let Ok(connection) = self.socket.accept() {
-                connection.turn_away(&NO_ROOM);
+                connection.turn_away(&NO_ROOM, rules(&config, &self.listen).tls);
             }
             self.spare = spare();
         }
@@ -602,14 +556,18 @@ impl Acceptor {
     }
 
     fn turn_away(&self, connection: Connection, origin: Origin, answer: &Answer) {
-        connection.turn_away(answer);
         let config = self.shared.intake.config();
-        Line::of_client("rejected", origin)
-            .key("listen", &rules(&config, &self.listen).name)
-            .num("code", answer.code())
-            .opt("status", answer.status())
-            .peer("text", answer.text())
-            .info();
+        let listen = rules(&config, &self.listen);
+        connection.turn_away(answer, listen.tls);
+        let line = Line::of_client("rejected", origin).key("listen", &listen.name);
+        match listen.tls {
+            ListenTls::Implicit => line,
+            ListenTls::None | ListenTls::StartTls => line
+                .num("code", answer.code())
+                .opt("status", answer.status()),
+        }
+        .peer("text", answer.text())
+        .info();
     }
 }
 

@@ -1,6 +1,7 @@
 //! The doors: listeners, the SMTP server, the control socket. Decodes a request, calls one function, encodes the answer.
 
 pub mod accept;
+mod connection;
 pub mod control;
 mod limits;
 pub mod listener;

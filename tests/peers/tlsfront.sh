@@ -81,6 +81,13 @@ printf '%s\n' "${taken[@]}" | grep -vE '^(ECDHE|DHE)-RSA-(AES(128|256)-GCM-SHA(2
   die "weak ciphers are spoken: $(xargs <"$D/weak")"
 [ ${#taken[@]} -ge 4 ] || die "only ${taken[*]}"
 
+echo "what this openssl cannot even offer: SSL, RC4, 3DES, export, NULL; compression; close_notify"
+for listen in "$IMPLICIT_PORT implicit" "$STARTTLS_PORT starttls"; do
+  # shellcheck disable=SC2086 # two words
+  python3 "$(dirname "$0")/hello.py" 127.0.0.1 $listen >"$D/hello" 2>&1 || die "$(tail -n 5 "$D/hello")"
+  cat "$D/hello"
+done
+
 echo "swaks, msmtp with GnuTLS, curl and Python, with STARTTLS and implicit"
 from=joe@demo.posthaste.test
 quietly swaks --server localhost --port "$STARTTLS_PORT" -tls --tls-verify --tls-ca-path "$D/ca.pem" --from $from --to swaks@world.test

@@ -372,6 +372,26 @@ fn who_does_not_speak_tls_where_it_is_due_is_cut_off() {
     client.expect_close();
 }
 
+// IN-13, SEC-8
+#[test]
+fn a_client_too_many_hears_it_in_the_words_of_tls() {
+    let (house, files) = house_with(ListenTls::Implicit, |config| {
+        config.intake.sessions_per_client = 1;
+    });
+    let mut first = Client::over(files.handshake(tcp(house.tcp())));
+    first.expect("220");
+    let connector = files.connector().build();
+    let error = connector.connect(NAME, tcp(house.tcp())).unwrap_err();
+    assert!(
+        error.to_string().contains("alert internal error"),
+        "{error}"
+    );
+    // Who says nothing hears the same, and nothing in clear.
+    let mut silent = tcp(house.tcp());
+    assert_eq!(rest(&mut silent), [21, 3, 3, 0, 2, 2, 80]);
+    first.ask("NOOP", "250");
+}
+
 // IN-27, PRC-2
 #[test]
 fn a_stop_does_not_wait_for_handshakes() {
