@@ -18,9 +18,8 @@ use crate::smtp::address::Domain;
 pub const DEFAULT_PATH: &str = "/etc/posthaste/posthaste.toml";
 
 /// Tables that are decided but that this version does not know yet: refused, never ignored.
-const LATER: [&str; 12] = [
+const LATER: [&str; 11] = [
     "limit",
-    "dkim",
     "http",
     "groups",
     "caller",
@@ -165,6 +164,7 @@ impl Reader<'_> {
                 "dns" => self.table(value, &mut config.dns),
                 "limits" => self.table(value, &mut config.limits),
                 "dsn" => self.table(value, &mut config.dsn),
+                "dkim" => config.dkim = self.array(value).unwrap_or_default(),
                 "tls" => self.table(value, &mut config.tls),
                 "tls_policy" => config.tls_policy = self.array(value).unwrap_or_default(),
                 "listen" => listen = self.array::<Listen>(value),
@@ -322,6 +322,15 @@ impl Reader<'_> {
             let faulty = self.problems.iter().any(|(_, line)| line.contains(&prefix));
             if !faulty && let Err((key, reason)) = config.tls_policy[n].check() {
                 self.problem_with(&format!("tls_policy[{n}].{key}"), reason);
+            }
+        }
+        for n in 0..config.dkim.len() {
+            let name = config.dkim[n].name();
+            if config.dkim[..n].iter().any(|other| other.name() == name) {
+                let reason = format!("another [[dkim]] has {name}");
+                self.problem_with(&format!("dkim[{n}].selector"), reason);
+            } else if name.len() > 253 {
+                self.problem_with(&format!("dkim[{n}].selector"), "too long for DNS");
             }
         }
         if config
@@ -538,6 +547,23 @@ mod tests {
                 "[[tls_policy]]\ndomains = [\"a.example\"]\nlevel = \"encrypt\"\nnames = [\"b.example\"]",
                 "f.toml:5: tls_policy[0].names: only level",
             ),
+            (
+                "[[dkim]]\ndomain = \"a.example\"\nselector = \"s\"",
+                "f.toml:2: dkim[0].key: every [[dkim]] needs it",
+            ),
+            (
+                "[[dkim]]\ndomain = \"a.example\"\nselector = \"s\"\nkey = \"s.key\"",
+                "f.toml:5: dkim[0].key: \"s.key\" is not an absolute",
+            ),
+            (
+                "[[dkim]]\ndomain = \"a.example\"\nselector = \"s_\u{e4}..\"\nkey = \"/k\"",
+                "f.toml:4: dkim[0].selector: ",
+            ),
+            (
+                "[[dkim]]\ndomain = \"a.example\"\nselector = \"s\"\nkey = \"/k\"\n\
+                 [[dkim]]\ndomain = \"A.example\"\nselector = \"S\"\nkey = \"/l\"",
+                "f.toml:8: dkim[1].selector: another [[dkim]] has s._domainkey.a.example",
+            ),
             ("workers = 1\nworkers = 2", "f.toml:3: syntax: "),
             ("workers = ", "f.toml:2: syntax: "),
             ("\"a\\nb\" = 1", "f.toml:2: a\\nb: unknown key"),
@@ -629,6 +655,7 @@ mod tests {
              disabled_senders = [\".bad.example\"]\n[log]\nto = \"/var/log/ph\\\\x\"\nlevel = \"debug\"\n\
              [retry]\nmax_attempts = 3\n[deliver]\nsource_addresses = [\"192.0.2.1\", \"2001:db8::1\"]\n\
              [dns]\nservers = [\"192.0.2.53\", \"[2001:db8::53]:5353\"]\n[dsn]\nreturn = \"full\"\n\
+             [[dkim]]\ndomain = \"here.example\"\nselector = \"s.a\"\nkey = \"/k\"\n\
              [[listen]]\nname = \"lan\"\naddress = \"192.0.2.1:25\"\nrelay_from = [\"192.0.2.0/24\", \"unix\"]\n\
              [[listen]]\naddress = \"unix:/run/x\"\nmode = 0o600\n[[transport]]\nname = \"r\"\nkind = \"relay\"\n\
              hosts = [\"a.example\", \"[2001:db8::1]:26\"]\ntls = \"none\"\n\

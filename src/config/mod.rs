@@ -9,6 +9,7 @@
 
 mod control;
 mod deliver;
+mod dkim;
 mod dns;
 mod dsn;
 mod intake;
@@ -29,6 +30,7 @@ mod value;
 
 pub use control::Control;
 pub use deliver::{Deliver, Family, Without8BitMime};
+pub use dkim::Dkim;
 pub use dns::{Dns, Server};
 pub use dsn::Dsn;
 pub use intake::Intake;
@@ -47,8 +49,9 @@ pub use units::{Rate, Size, Span};
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
+use crate::message::dkim::Keyring;
 use crate::smtp::address::{Domain, Mailbox};
 use table::{Table, table};
 use transport::TransportTable;
@@ -100,6 +103,8 @@ table! {
         limits: Limits = Limits::defaults();
         /// `[dsn]`
         dsn: Dsn = Dsn::defaults();
+        /// `[[dkim]]`
+        dkim: Vec<Dkim> = Vec::new();
         /// `[[transport]]`
         transport: Vec<Transport> = Vec::new();
         /// `[[route]]`
@@ -176,6 +181,7 @@ pub fn settings() -> Vec<Setting> {
     let route = Route::defaults();
     let listen = Listen::defaults();
     let tls_policy = TlsPolicy::defaults();
+    let dkim = Dkim::defaults();
     [
         config.show(),
         config.queue.show(),
@@ -188,6 +194,7 @@ pub fn settings() -> Vec<Setting> {
         config.dns.show(),
         config.limits.show(),
         config.dsn.show(),
+        dkim.show(),
         config.tls.show(),
         tls_policy.show(),
         transport.show(),
@@ -199,23 +206,51 @@ pub fn settings() -> Vec<Setting> {
     .collect()
 }
 
-/// The configuration in force, replaced whole by a reload (CFG-5). Cheap to clone.
+/// The configuration in force, replaced whole by a reload (CFG-5), with the signing keys that it names. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Live(Arc<RwLock<Arc<Config>>>);
+pub struct Live(Arc<RwLock<InForce>>);
+
+#[derive(Debug)]
+struct InForce {
+    config: Arc<Config>,
+    keyring: Keyring,
+}
 
 impl Live {
-    /// Puts a configuration in force.
+    /// Puts a configuration in force that signs nothing.
     pub fn new(config: Config) -> Live {
-        Live(Arc::new(RwLock::new(Arc::new(config))))
+        Live::with_keyring(config, Keyring::default())
+    }
+
+    /// Puts a configuration in force, with what was read of its `[[dkim]]`.
+    pub fn with_keyring(config: Config, keyring: Keyring) -> Live {
+        let config = Arc::new(config);
+        Live(Arc::new(RwLock::new(InForce { config, keyring })))
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, InForce> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The configuration in force now; take it anew for each piece of work (CFG-6).
     pub fn get(&self) -> Arc<Config> {
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.read().config)
     }
 
-    /// Replaces it.
+    /// The keys that sign now (MSG-7); [`Keyring::signs`] tells whether mail of a domain can be signed.
+    pub fn keyring(&self) -> Keyring {
+        self.read().keyring.clone()
+    }
+
+    /// Replaces it; the keys stay.
     pub fn set(&self, config: Config) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+        self.set_with(config, self.keyring());
+    }
+
+    /// Replaces it with its keys, both in the same instant: mail of a domain with keys never leaves unsigned (MSG-8).
+    pub fn set_with(&self, config: Config, keyring: Keyring) {
+        let config = Arc::new(config);
+        let new = InForce { config, keyring };
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = new;
     }
 }

@@ -23,6 +23,9 @@ impl Config {
         table(&mut out, &self.dns);
         table(&mut out, &self.limits);
         table(&mut out, &self.dsn);
+        for dkim in &self.dkim {
+            table(&mut out, dkim);
+        }
         table(&mut out, &self.tls);
         for policy in &self.tls_policy {
             table(&mut out, policy);
@@ -68,6 +71,9 @@ impl Config {
         };
         repeated("listen", &|out| {
             self.listen.iter().for_each(|each| table(out, each))
+        });
+        repeated("dkim", &|out| {
+            self.dkim.iter().for_each(|each| table(out, each))
         });
         repeated("tls_policy", &|out| {
             self.tls_policy.iter().for_each(|each| table(out, each))

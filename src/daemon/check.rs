@@ -1,7 +1,7 @@
 //! `-n`: what the file cannot show by itself (CFG-1, CFG-8).
 
 use std::fs::{self, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::net::{IpAddr, TcpListener};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -10,6 +10,7 @@ use nix::unistd::{AccessFlags, access};
 
 use super::account::Account;
 use super::error::Error;
+use super::keys;
 use crate::config::{Config, ListenAddress, LogTo};
 use crate::front::listener;
 use crate::log;
@@ -38,6 +39,11 @@ pub fn check(config: &Config) -> Result<(), Error> {
     }
     for ip in &config.deliver.source_addresses {
         address("deliver.source_addresses", *ip)?;
+    }
+    let keyring = keys::load(config).map_err(Error::Config)?;
+    for warning in keyring.keys().iter().filter_map(|key| key.warning()) {
+        // A check has no log; who closed standard error does not want to know.
+        let _ = writeln!(io::stderr(), "posthasted: {warning}");
     }
     authorities(config)
 }

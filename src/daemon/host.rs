@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use super::events::{Ask, Asking};
+use super::keys;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Listen, ListenAddress, Live};
 use crate::delivery::{Doing, Probe, Workers};
@@ -159,6 +160,7 @@ impl Host {
 
         // The steps that can fail come first.
         crate::net::tls::Context::check(&new.tls)?;
+        let keys = keys::reload(&new, &old, &self.live.keyring())?;
         let opened = listeners.opened.iter().map(|listen| {
             // We own what we make: root was given up.
             Bound::new(listen, None).map_err(|error| format!("listen: {error}"))
@@ -174,6 +176,12 @@ impl Host {
         if renewed.is_unreadable() {
             restart.push("listen.cert".to_owned());
         }
+        if keys.changed {
+            changed.push("dkim.key".to_owned());
+        }
+        if keys.unreadable {
+            restart.push("dkim.key".to_owned());
+        }
         for (path, mode) in modes(&new, &old) {
             unix::set_mode(path, mode).map_err(|error| format!("mode: {error}"))?;
         }
@@ -187,7 +195,10 @@ impl Host {
             front.renew(renewed, self.clock.now());
         }
         self.store.reconfigure(&store_settings(&new));
-        self.live.set(new);
+        if keys.changed || old.dkim != new.dkim {
+            keys::log(&keys.keyring);
+        }
+        self.live.set_with(new, keys.keyring);
         self.dispatcher.wake(Wake::Everything);
         Ok(Reloaded { changed, restart })
     }

@@ -10,6 +10,7 @@ mod error;
 mod events;
 mod fork;
 mod host;
+mod keys;
 mod memory;
 mod process;
 mod running;

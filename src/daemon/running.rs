@@ -12,6 +12,7 @@ use super::check;
 use super::error::Error;
 use super::events::{Ask, Asking, channel};
 use super::host::{Host, Source, store_settings};
+use super::keys;
 use super::memory::{self, Idle};
 use crate::clock::Clock;
 use crate::config::{Config, ListenAddress, Live};
@@ -23,6 +24,7 @@ use crate::front::listener::{self, Front};
 use crate::front::notices::Notices;
 use crate::front::unix;
 use crate::log::{Line, Log};
+use crate::message::dkim::Keyring;
 use crate::net::Network;
 use crate::net::deadline::Deadline;
 use crate::store::{self, Recovery, Store};
@@ -46,21 +48,26 @@ pub struct Setup {
     pub panics: Arc<AtomicU64>,
 }
 
-/// Sockets that are bound before root is given up.
+/// Sockets that are bound, and keys that are read, before root is given up.
 pub struct Doors {
     listeners: Vec<listener::Bound>,
     control: unix::Bound,
+    /// Read before root is given up, too.
+    keyring: Keyring,
     /// Default listeners that this host cannot have.
     left_out: Vec<ListenAddress>,
 }
 
 impl Doors {
-    /// Binds every listener and the control socket. What is made as root belongs to `owner` (uid, gid).
+    /// Reads every signing key, and binds every listener and the control socket. What is made as root belongs to `owner`
+    /// (uid, gid).
     ///
     /// # Errors
-    /// [`Error::Config`]: an address or a path cannot be used (CFG-8).
+    /// [`Error::Config`]: a key, an address or a path cannot be used (CFG-8).
     pub fn bind(config: &Config, owner: (u32, u32)) -> Result<Doors, Error> {
+        let keyring = keys::load(config).map_err(Error::Config)?;
         let mut doors = Doors {
+            keyring,
             listeners: Vec::with_capacity(config.listen.len()),
             control: control::server::bind(&config.control, Some(owner))
                 .map_err(|error| Error::Config(format!("control.path: {error}")))?,
@@ -127,7 +134,8 @@ impl Daemon {
         let (store, recovery) = Store::open(&store_settings(&config), &clock)?;
         report(&recovery);
         let count = config.workers;
-        let live = Live::new(config);
+        keys::log(&doors.keyring);
+        let live = Live::with_keyring(config, doors.keyring);
         let (dispatcher, transactions) = Dispatcher::start(
             store.clone(),
             live.clone(),

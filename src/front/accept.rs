@@ -12,6 +12,7 @@ use crate::clock::Clock;
 use crate::config::{BareNewline, Config, Live};
 use crate::dispatch::{Dispatcher, Permit, Transaction, Wake};
 use crate::log::Line;
+use crate::message::dkim::Signer;
 use crate::message::header::{HeaderFacts, HeaderScanner};
 use crate::message::trace::{Origin, Received, new_message_id, write_date};
 use crate::message::{Head, NewRecipient, QueueId, RecipientId, RequireTls, Ret};
@@ -31,6 +32,8 @@ const INLINE: u64 = 256 * 1024;
 const PIECE: u64 = 1024 * 1024;
 /// Groups of one message that may be claimed in its accepting commit; the others are the dispatcher's.
 const MAX_CLAIMED_GROUPS: usize = 16;
+/// Octets of a header that a signer may keep without asking for room.
+const SMALL_HEADER: usize = 64 * 1024;
 
 /// Where a message comes from.
 #[derive(Clone, Debug)]
@@ -145,6 +148,7 @@ impl Intake {
             .ok_or(Refusal::OutOfMemory)?;
         let incoming = Incoming {
             header: HeaderScanner::new(config.intake.max_header.get()),
+            max_header: config.intake.max_header.get(),
             max_size: config.intake.max_message_size.get(),
             max_hops: config.intake.max_hops,
             piece: usize::try_from(piece).unwrap_or(usize::MAX),
@@ -155,10 +159,18 @@ impl Intake {
             eight_bit: false,
             buffer: Vec::new(),
             staged: None,
+            signer: None,
             refusal: None,
-            _share: share,
+            share,
         };
-        Ok(incoming)
+        if config.dkim.is_empty() {
+            return Ok(incoming);
+        }
+        let signer = Signer::new(self.config.keyring());
+        Ok(Incoming {
+            signer: Some(Box::new(signer)),
+            ..incoming
+        })
     }
 }
 
@@ -172,13 +184,17 @@ pub struct Incoming<'a> {
     /// Octets of a piece that is committed ahead, and most octets held.
     piece: usize,
     header: HeaderScanner,
+    max_header: u64,
     size: u64,
     eight_bit: bool,
     buffer: Vec<u8>,
     staged: Option<(QueueId, Staged)>,
+    /// Hashes what comes, where there are keys.
+    signer: Option<Box<Signer>>,
     /// Known early, said at the end: content is always read to its end.
     refusal: Option<Refusal>,
-    _share: Share,
+    /// What it may hold.
+    share: Share,
 }
 
 impl Incoming<'_> {
@@ -195,6 +211,17 @@ impl Incoming<'_> {
             self.header.read(content);
             if let Some(fault) = self.header.fault() {
                 return self.refuse(Refusal::Header(fault));
+            }
+        }
+        if let Some(signer) = &mut self.signer {
+            signer.read(content);
+            if signer.held() > SMALL_HEADER
+                && !self.share.covers(self.piece as u64 + self.max_header)
+            {
+                let most = self.intake.config.get().intake.memory.get();
+                if !self.share.grow(self.max_header, most) {
+                    return self.refuse(Refusal::OutOfMemory);
+                }
             }
         }
         self.eight_bit |= !content.is_ascii();
@@ -220,6 +247,7 @@ impl Incoming<'_> {
         self.refusal = Some(refusal);
         self.buffer = Vec::new();
         self.staged = None;
+        self.signer = None;
     }
 
     /// Grows by doubling, but never beyond the piece that this message has a share for.
@@ -282,7 +310,7 @@ impl Incoming<'_> {
         };
         let config = self.intake.config.get();
         let recipients = without_repeats(std::mem::take(&mut self.envelope.recipients));
-        let head = Arc::new(self.head(&config, id, header, &recipients));
+        let head = Arc::new(self.head(&config, id, header, &recipients)?);
         let plan = self.plan(&config, &head, recipients);
         self.intake.store.enqueue(NewMessage {
             head: Arc::clone(&head),
@@ -318,12 +346,12 @@ impl Incoming<'_> {
     }
 
     fn head(
-        &self,
+        &mut self,
         config: &Config,
         id: QueueId,
         header: HeaderFacts,
         recipients: &[NewRecipient],
-    ) -> Head {
+    ) -> Result<Head, Refusal> {
         let arrived = self.intake.clock.now();
         let mut added = String::with_capacity(400);
         let only = match recipients {
@@ -341,6 +369,7 @@ impl Incoming<'_> {
             arrived,
         }
         .write(&mut added);
+        let trace = added.len();
         // MSG-1
         if !header.date {
             write_date(&mut added, arrived);
@@ -352,7 +381,12 @@ impl Incoming<'_> {
             added.push_str("\r\n");
             id
         });
-        Head {
+        if let Some(signer) = self.signer.take() {
+            // Above all that it signs (RFC 6376 §5.6).
+            let signatures = signer.finish(&added.as_bytes()[trace..], arrived)?;
+            added.insert_str(trace, &signatures);
+        }
+        Ok(Head {
             id,
             arrived,
             caller: self.client.caller.clone(),
@@ -375,7 +409,7 @@ impl Incoming<'_> {
             lifetime: None,
             max_attempts: None,
             extras: Vec::new(),
-        }
+        })
     }
 
     /// Groups the recipients by transport and destination. A group that fits one transaction is claimed in the accepting
@@ -472,6 +506,7 @@ impl Incoming<'_> {
         match refusal {
             // The store says itself what an operator must act on.
             Refusal::Store(_) | Refusal::OutOfMemory => line.warn(),
+            Refusal::Signing(_) => line.error(),
             _ => line.info(),
         }
     }

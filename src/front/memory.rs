@@ -36,6 +36,29 @@ impl Memory {
     }
 }
 
+impl Share {
+    /// Whether it is of so many octets.
+    pub fn covers(&self, octets: u64) -> bool {
+        self.octets >= octets
+    }
+
+    /// Makes it larger, if all shares together stay within `limit`.
+    pub fn grow(&mut self, more: u64, limit: u64) -> bool {
+        let alone = self.memory.held() == self.octets;
+        match self
+            .memory
+            .share(more, if alone { u64::MAX } else { limit })
+        {
+            Some(mut added) => {
+                // What it held is ours to give back now.
+                self.octets += std::mem::take(&mut added.octets);
+                true
+            }
+            None => false,
+        }
+    }
+}
+
 impl Drop for Share {
     fn drop(&mut self) {
         self.memory.0.fetch_sub(self.octets, Ordering::Relaxed);
@@ -56,7 +79,15 @@ mod tests {
         let second = memory.share(30, 50).unwrap();
         let third = memory.share(20, 50).unwrap();
         assert!(memory.share(1, 50).is_none());
-        drop((second, third));
+        drop(third);
+        let mut second = second;
+        assert!(second.grow(40, 50), "alone it may go over");
+        assert!(second.covers(70) && !second.covers(71));
+        let fourth = memory.share(0, 70).unwrap();
+        let mut fifth = memory.share(1, 71).unwrap();
+        assert!(!fifth.grow(1, 71) && fifth.grow(1, 72));
+        assert_eq!(memory.held(), 72);
+        drop((second, fourth, fifth));
         assert_eq!(memory.held(), 0);
     }
 }

@@ -17,6 +17,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, Live};
 use crate::dispatch::{Dispatcher, Wake};
 use crate::log::Line;
+use crate::message::dkim;
 use crate::message::dsn::{Action, Block, Composed, Notice, Original, compose, without_original};
 use crate::message::trace::new_message_id;
 use crate::message::{Head, NewRecipient, Notify, QueueId, RequireTls, Ret};
@@ -560,16 +561,19 @@ fn own_message(
         _ => to.clone(),
     };
     let now = parts.clock.now();
+    // DSN-10, MSG-8: what cannot be signed waits on its list.
+    let signatures = dkim::sign(&parts.config.keyring(), &composed.content, now)
+        .map_err(|error| StoreError::Failed(error.to_string()))?;
     let head = Head {
         id: parts.store.allocate_id()?,
         arrived: now,
         caller: CALLER.into(),
         client: CALLER.into(),
         reverse_path: ReversePath::Null,
-        added_header: Vec::new(),
         message_id,
         subject: composed.subject.clone(),
-        size: composed.content.len() as u64,
+        size: (signatures.len() + composed.content.len()) as u64,
+        added_header: signatures.into_bytes(),
         eight_bit: composed.eight_bit,
         utf8_headers: composed.utf8_headers,
         require_tls,

@@ -1,6 +1,7 @@
 //! Why a message was not taken, and how each door says so.
 
 use crate::config::BareNewline;
+use crate::message::dkim::SignError;
 use crate::message::header::HeaderFault;
 use crate::smtp::answer::Answer;
 use crate::smtp::data::Oddities;
@@ -27,8 +28,16 @@ pub enum Refusal {
     BareCr,
     /// A NUL (IN-4).
     Nul,
+    /// It is to be signed and could not be (MSG-8, IN-26).
+    Signing(SignError),
     /// The queue cannot take it (IN-26).
     Store(StoreError),
+}
+
+impl From<SignError> for Refusal {
+    fn from(error: SignError) -> Refusal {
+        Refusal::Signing(error)
+    }
 }
 
 impl From<StoreError> for Refusal {
@@ -63,6 +72,7 @@ impl Refusal {
             Refusal::BareLf => "bare-lf",
             Refusal::BareCr => "bare-cr",
             Refusal::Nul => "nul",
+            Refusal::Signing(_) => "signing",
             Refusal::Store(StoreError::Full(_)) => "full",
             Refusal::Store(StoreError::OverLimit) => "limit",
             Refusal::Store(StoreError::Busy) => "busy",
@@ -88,6 +98,12 @@ impl Refusal {
             Refusal::BareLf => Answer::new(550, 6, 0, "bare LF in the content"),
             Refusal::BareCr => Answer::new(550, 6, 0, "bare CR in the content"),
             Refusal::Nul => Answer::new(550, 6, 0, "NUL in the content"),
+            Refusal::Signing(_) => Answer::new(
+                451,
+                3,
+                0,
+                "the message cannot be signed now, try again later",
+            ),
             // What the store says is for the log; a client needs to know only that it shall come again.
             Refusal::Store(StoreError::Full(_) | StoreError::OverLimit) => {
                 Answer::new(452, 3, 1, "no room in the queue, try again later")
@@ -125,7 +141,10 @@ impl Refusal {
             Refusal::TooLarge => 413,
             Refusal::Store(StoreError::OverLimit) => 429,
             Refusal::Store(StoreError::Full(_)) => 507,
-            Refusal::SenderDisabled | Refusal::OutOfMemory | Refusal::Store(_) => 503,
+            Refusal::SenderDisabled
+            | Refusal::OutOfMemory
+            | Refusal::Signing(_)
+            | Refusal::Store(_) => 503,
         }
     }
 }
@@ -134,6 +153,7 @@ impl Refusal {
 impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Refusal::Signing(error) => error.fmt(f),
             Refusal::Store(error) => error.fmt(f),
             other => f.write_str(other.answer().text()),
         }

@@ -2,6 +2,7 @@
 //!
 //! Knows nothing of rows, sockets or peers.
 
+pub mod dkim;
 pub mod dsn;
 pub mod header;
 pub mod trace;

@@ -10,6 +10,7 @@ mod config;
 mod control;
 mod dead;
 mod dispatch;
+mod dkim;
 mod dns;
 mod hosts;
 mod intake;

@@ -58,6 +58,13 @@ pub struct IdentityError {
     denied: bool,
 }
 
+impl IdentityError {
+    /// Whether it is only that we may not read the file.
+    pub fn is_denied(&self) -> bool {
+        self.denied
+    }
+}
+
 impl std::fmt::Display for IdentityError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.text)
@@ -102,7 +109,7 @@ impl Identity {
     pub fn load(cert: &Path, key: &Path) -> Result<Identity, IdentityError> {
         let octets = read(cert, false)?;
         let chain = chain(cert, &octets)?;
-        let secret = private_key(key, &read(key, true)?)?;
+        let secret = read_key(key)?;
         let until = chain.first().and_then(|leaf| seconds(leaf.not_after()));
         Ok(Identity(Arc::new(Inner {
             context: context(chain, &secret, cert, key)?,
@@ -166,6 +173,14 @@ impl Identity {
         };
         Ok((tls, secured))
     }
+}
+
+/// Reads a private key, PEM.
+///
+/// # Errors
+/// As [`Identity::load`] of its key.
+pub fn read_key(path: &Path) -> Result<PKey<Private>, IdentityError> {
+    private_key(path, &read(path, true)?)
 }
 
 fn faulty(path: &Path, reason: impl std::fmt::Display) -> IdentityError {

@@ -1,0 +1,254 @@
+//! Scenarios: DKIM signatures on what leaves (MSG-7, MSG-8). Other verifiers are asked in tests/peers/dkim.sh.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use openssl::pkey::{PKey, Private};
+use openssl::rsa::Rsa;
+use posthaste::clock::{Clock, Timestamp};
+use posthaste::message::dkim::{Outcome, SigningKey, Verifier};
+use posthaste::smtp::address::Domain;
+
+use crate::support::daemon::{self, TestDaemon};
+use crate::support::mx::{At, Mx, Script, reply};
+use crate::support::queue::TempDir;
+
+/// A key file with this mode.
+fn write_key(dir: &Path, name: &str, key: &PKey<Private>, mode: u32) -> PathBuf {
+    let path = dir.join(name);
+    let _ = fs::remove_file(&path);
+    let mut options = OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&path)
+        .unwrap();
+    let pem = key.private_key_to_pem_pkcs8().unwrap();
+    file.write_all(&pem).unwrap();
+    path
+}
+
+fn rsa(bits: u32) -> PKey<Private> {
+    PKey::from_rsa(Rsa::generate(bits).unwrap()).unwrap()
+}
+
+fn ed25519() -> PKey<Private> {
+    PKey::generate_ed25519().unwrap()
+}
+
+/// A `[[dkim]]` for here.example.
+fn table(selector: &str, key: &Path) -> String {
+    format!(
+        "[[dkim]]\ndomain = \"here.example\"\nselector = \"{selector}\"\nkey = {:?}\n",
+        key.display()
+    )
+}
+
+/// Everything goes to this server.
+fn through(mx: &Mx) -> String {
+    format!(
+        "[dsn]\ncollect = \"0s\"\nfrom = \"mailer@here.example\"\n[[transport]]\nname = \"out\"\nkind = \"relay\"\n\
+         hosts = [\"{}\"]\ntls = \"none\"\n[[route]]\ntransport = \"out\"\n",
+        mx.address()
+    )
+}
+
+/// The TXT record of a key.
+fn record(key: &PKey<Private>) -> Vec<u8> {
+    let name = || Domain::parse("here.example").unwrap();
+    let key = SigningKey::new(name(), name(), key.clone()).unwrap();
+    key.record().unwrap().into_bytes()
+}
+
+/// What the signatures on a message are worth, by selector.
+fn judged(
+    content: &[u8],
+    keys: &[(&str, &PKey<Private>)],
+    now: Timestamp,
+) -> Vec<(String, Outcome)> {
+    let verifier = Verifier::new(content);
+    let judge = |signature: &Result<posthaste::message::dkim::Signature, _>| {
+        let signature = signature.as_ref().unwrap();
+        let selector = signature.selector.to_string();
+        let key = keys.iter().find(|(name, _)| **name == selector);
+        let records: Vec<_> = key.map(|(_, key)| record(key)).into_iter().collect();
+        let outcome = verifier.verify(signature, &records, now);
+        (selector, outcome)
+    };
+    verifier.signatures().iter().map(judge).collect()
+}
+
+fn pass(selector: &str) -> (String, Outcome) {
+    (selector.to_owned(), Outcome::Pass)
+}
+
+const CONTENT: &str = "From: Ann <ann@Here.Example>\r\nSubject: a\r\n\tb\r\n\r\n.dots \t and blanks  \r\n\r\n\u{e4}\r\n\r\n";
+
+// MSG-7, CFG-23
+#[test]
+fn mail_of_a_domain_with_keys_arrives_with_a_good_signature_of_each() {
+    let dir = Arc::new(TempDir::new());
+    let (one, two) = (rsa(2048), ed25519());
+    let tables = table("one", &write_key(dir.path(), "one", &one, 0o600))
+        + &table("two", &write_key(dir.path(), "two", &two, 0o400));
+    let keys = [("one", &one), ("two", &two)];
+    let mx = Mx::start(Script::new());
+    let clock = Clock::system();
+    let more = format!("{tables}{}", through(&mx));
+    let daemon = TestDaemon::start_in(dir, clock.clone(), &more).unwrap();
+    daemon.submit("ann@bounces.example", &["bob@dest.example"], CONTENT);
+    let seen = mx.next_transaction();
+    assert_eq!(
+        judged(&seen.content, &keys, clock.now()),
+        [pass("one"), pass("two")]
+    );
+    let text = String::from_utf8(seen.content).unwrap();
+    assert!(
+        text.starts_with("Received: ") && text.contains("\r\nDKIM-Signature: v=1; a=rsa-sha256;")
+    );
+    // Longer than a piece that is kept in memory, and than one that is committed with the message.
+    let long = format!(
+        "From: a@here.example\r\n\r\n{}",
+        "words and blanks \u{e4} \r\n".repeat(120_000)
+    );
+    daemon.submit("ann@here.example", &["bob@dest.example"], &long);
+    let seen = mx.next_transaction();
+    assert!(seen.content.len() > 2 << 20);
+    assert_eq!(
+        judged(&seen.content, &keys, clock.now()),
+        [pass("one"), pass("two")]
+    );
+    // The domain in From counts, and no other.
+    daemon.submit(
+        "ann@here.example",
+        &["bob@dest.example"],
+        "From: ann@sub.here.example\r\nSender: ann@here.example\r\n\r\nx",
+    );
+    let other = mx.next_transaction();
+    assert!(
+        !String::from_utf8(other.content)
+            .unwrap()
+            .contains("DKIM-Signature")
+    );
+}
+
+// MSG-7, DSN-10
+#[test]
+fn a_notice_is_signed_for_the_domain_that_it_comes_from() {
+    let dir = Arc::new(TempDir::new());
+    let key = ed25519();
+    let tables = table("two", &write_key(dir.path(), "two", &key, 0o600));
+    let mx = Mx::start(Script::new().rule(reply(At::Rcpt, "550 5.1.1 no").line("<bob@")));
+    let clock = Clock::system();
+    let more = format!("{tables}{}", through(&mx));
+    let daemon = TestDaemon::start_in(dir, clock.clone(), &more).unwrap();
+    daemon.submit(
+        "ann@else.example",
+        &["bob@dest.example"],
+        "From: ann@else.example\r\n\r\nx",
+    );
+    let notice = loop {
+        let seen = mx.next_transaction();
+        if seen.recipients() == ["ann@else.example"] {
+            break seen;
+        }
+    };
+    assert_eq!(
+        judged(&notice.content, &[("two", &key)], clock.now()),
+        [pass("two")]
+    );
+    let text = String::from_utf8(notice.content).unwrap();
+    assert!(
+        text.starts_with("DKIM-Signature: ") && text.contains("\r\nFrom: "),
+        "{text}"
+    );
+}
+
+// MSG-8, CFG-7, CFG-8
+#[test]
+fn a_key_that_cannot_be_used_stops_the_start_and_the_check() {
+    let dir = TempDir::new();
+    let at = |name: &str| dir.path().join(name);
+    // Where the log goes.
+    fs::create_dir(at("run")).unwrap();
+    write_key(dir.path(), "short", &rsa(512), 0o600);
+    write_key(dir.path(), "open", &ed25519(), 0o640);
+    write_key(
+        dir.path(),
+        "other",
+        &PKey::generate_x25519().unwrap(),
+        0o600,
+    );
+    fs::write(at("empty"), "").unwrap();
+    for (name, reason) in [
+        ("missing", "No such file"),
+        ("short", "an RSA key of 512 bits"),
+        ("open", "group or others may read or write it (mode 0640)"),
+        ("other", "neither an RSA nor an Ed25519 key"),
+        ("empty", "group or others"),
+    ] {
+        let file = daemon::write_config(&dir, &table("s", &at(name)));
+        for option in ["-n", "-F"] {
+            let output = daemon::run(&[option, "-f", file.to_str().unwrap()]);
+            let text = String::from_utf8(output.stderr).unwrap();
+            let last = text.lines().last().unwrap();
+            assert_eq!(output.status.code(), Some(78), "{name}: {text}");
+            assert!(
+                last.contains(&format!("dkim: {}: {reason}", at(name).display())),
+                "{last}"
+            );
+        }
+    }
+    // Weak, and said so.
+    let key = write_key(dir.path(), "weak", &rsa(1024), 0o600);
+    let file = daemon::write_config(&dir, &table("s", &key));
+    let output = daemon::run(&["-n", "-f", file.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(0));
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        text.contains("s._domainkey.here.example: an RSA key of 1024 bits, under 2048"),
+        "{text}"
+    );
+}
+
+// MSG-8, CFG-5
+#[test]
+fn a_reload_takes_new_keys_and_refuses_bad_ones_whole() {
+    let dir = Arc::new(TempDir::new());
+    let (old, new) = (ed25519(), ed25519());
+    let path = write_key(dir.path(), "key", &old, 0o600);
+    let mx = Mx::start(Script::new());
+    let clock = Clock::system();
+    let more = |tables: &str| format!("{tables}{}", through(&mx));
+    let daemon = TestDaemon::start_in(Arc::clone(&dir), clock.clone(), &more("")).unwrap();
+    let signed = |keys: &[(&str, &PKey<Private>)]| {
+        daemon.submit("ann@here.example", &["bob@dest.example"], CONTENT);
+        judged(&mx.next_transaction().content, keys, clock.now())
+    };
+    assert_eq!(signed(&[]), []);
+    daemon.rewrite(&more(&table("s", &path)));
+    assert_eq!(
+        daemon.control("reload\n"),
+        ["changed=dkim", "OK reloaded"].map(String::from).to_vec()
+    );
+    assert_eq!(signed(&[("s", &old)]), [pass("s")]);
+    // The same name and file, another key.
+    write_key(dir.path(), "key", &new, 0o600);
+    let answer = daemon.control("reload\n").join("\n");
+    assert!(answer.contains("dkim.key"), "{answer}");
+    assert_eq!(signed(&[("s", &new)]), [pass("s")]);
+    // Faulty: what was in force goes on, all of it.
+    fs::write(&path, "nothing").unwrap();
+    let two = write_key(dir.path(), "two", &old, 0o600);
+    daemon.rewrite(&more(&(table("s", &path) + &table("t", &two))));
+    let answer = daemon.control("reload\n").join("\n");
+    assert!(answer.starts_with("ERR config dkim: "), "{answer}");
+    assert_eq!(signed(&[("s", &new)]), [pass("s")]);
+    daemon.rewrite(&more(""));
+    daemon.control("reload\n");
+    assert_eq!(signed(&[]), []);
+}
