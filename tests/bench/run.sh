@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # `make bench`: posthaste beside its peers, in turn, in one run, sync on (README.md says how, and what is wanted).
 #
-#   tests/bench/run.sh [ROW..]      rows: connect keep large backlog latency; default all
+#   tests/bench/run.sh [ROW..]      rows: connect keep large backlog latency tls; default all
 #
 #   COUNT=5000      messages of 4 KiB per round; a quarter of it of 64 KiB
 #   ROUNDS=5        of which the medians are taken
@@ -16,7 +16,7 @@ if [ "${QUICK:-}" = 1 ]; then
   COUNT=${COUNT:-2000} ROUNDS=${ROUNDS:-3} BACKLOG=${BACKLOG:-4000}
 fi
 COUNT=${COUNT:-5000} ROUNDS=${ROUNDS:-5} BACKLOG=${BACKLOG:-20000}
-read -ra rows <<<"${*:-connect keep large backlog latency}"
+read -ra rows <<<"${*:-connect keep large backlog latency tls}"
 read -ra systems <<<"${SYSTEMS:-posthaste postfix chasquid}"
 [ -n "${OTHER:-}" ] && systems+=(other)
 OUT=${OUT:-$ROOT/target/bench}
@@ -152,6 +152,8 @@ for row in "${rows[@]}"; do
         say latency "$system" "$median ms, worst $worst ms"
       done <"$D/latency"
       ;;
+    # A receiver, a DNS zone and daemons of its own.
+    tls) COUNT=$((COUNT / 2)) ROUNDS=$ROUNDS OUT=$OUT bash "$BENCH/tls.sh" || die "tls.sh ended with $?" ;;
     *) die "no row is called $row" ;;
   esac
 done
