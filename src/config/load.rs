@@ -76,7 +76,13 @@ impl Config {
                 file.display()
             )])
         })?;
-        Config::parse(&text, file)
+        let config = Config::parse(&text, file)?;
+        if let Some(n) = config.holds_secret() {
+            super::secret::file_must_be_private(file).map_err(|reason| {
+                ConfigError::new(file, format!("transport[{n}]: the file {reason}"))
+            })?;
+        }
+        Ok(config)
     }
 
     /// Reads and checks the text of a file; `file` is for the error messages.
@@ -496,8 +502,32 @@ mod tests {
                 "f.toml:2: transport[0].hosts: a relay needs",
             ),
             (
-                "[[transport]]\nname = \"r\"\nkind = \"relay\"\nhosts = [\"a.example\"]",
-                "f.toml:2: transport[0].tls: must be \"none\"",
+                "[[transport]]\nname = \"d\"\nkind = \"direct\"\nredial = 2",
+                "f.toml:5: transport[0].redial: only a relay has it",
+            ),
+            (
+                "[[transport]]\nname = \"r\"\nkind = \"relay\"\nhosts = [\"a.example\"]\nuser = \"u\"",
+                "f.toml:2: transport[0].password: a user needs a password",
+            ),
+            (
+                "[[transport]]\nname = \"r\"\nkind = \"relay\"\nhosts = [\"a.example\"]\npassword = \"p\"",
+                "f.toml:2: transport[0].user: a password needs a user",
+            ),
+            (
+                "[[transport]]\nname = \"r\"\nkind = \"relay\"\nhosts = [\"a.example\"]\nmechanisms = [\"PLAIN\"]",
+                "f.toml:6: transport[0].mechanisms: without a user",
+            ),
+            (
+                "[[transport]]\nname = \"r\"\nkind = \"relay\"\nhosts = [\"a.example\"]\nmechanisms = [\"plain\"]",
+                "f.toml:6: transport[0].mechanisms: \"plain\" is not one of",
+            ),
+            (
+                "[[transport]]\nname = \"r\"\nkind = \"relay\"\nhosts = [\"a.example\"]\ntls = \"none\"\nca_file = \"/c\"",
+                "f.toml:7: transport[0].ca_file: without TLS",
+            ),
+            (
+                "[[transport]]\nname = \"r\"\nkind = \"relay\"\nhosts = [\"a.example\"]\nredial = 21",
+                "f.toml:6: transport[0].redial: 21 is not within",
             ),
             (
                 "[[transport]]\nname = \"r\"\nkind = \"direct\"\n[[transport]]\nname = \"r\"\nkind = \"direct\"",
@@ -615,8 +645,8 @@ mod tests {
             "[[listen]]\naddress = \"127.0.0.1:1\"\nrole = \"lmtp\"",
             "[[listen]]\naddress = \"127.0.0.1:1\"\nauth = \"required\"",
             "[[transport]]\nname = \"p\"\nkind = \"pipe\"",
-            "[[transport]]\nname = \"r\"\nkind = \"relay\"\nhosts = [\"a.example\"]\ntls = \"none\"\nuser = \"u\"",
-            "[[transport]]\nname = \"r\"\nkind = \"relay\"\nhosts = [\"a.example\"]\ntls = \"starttls\"",
+            "[[transport]]\nname = \"r\"\nkind = \"relay\"\nhosts = [\"a.example\"]\nproxy = \"socks5://127.0.0.1\"",
+            "[[transport]]\nname = \"r\"\nkind = \"relay\"\nhosts = [\"a.example\"]\nprobe = \"warn\"",
         ] {
             let error = parse(text).unwrap_err();
             assert!(
@@ -659,7 +689,10 @@ mod tests {
              [[listen]]\nname = \"lan\"\naddress = \"192.0.2.1:25\"\nrelay_from = [\"192.0.2.0/24\", \"unix\"]\n\
              [[listen]]\naddress = \"unix:/run/x\"\nmode = 0o600\n[[transport]]\nname = \"r\"\nkind = \"relay\"\n\
              hosts = [\"a.example\", \"[2001:db8::1]:26\"]\ntls = \"none\"\n\
-             [[transport]]\nname = \"d\"\nkind = \"direct\"\n\
+             [[transport]]\nname = \"d\"\nkind = \"direct\"\nhelo = \"d.example\"\nsource_addresses = [\"192.0.2.9\"]\n\
+             [[transport]]\nname = \"s\"\nkind = \"relay\"\nhosts = [\"a.example:465\", \"b.example:587\"]\norder = \"random\"\n\
+             danger_accept_invalid_certs = true\nca_file = \"/ca.pem\"\nuser = \"u\"\npassword = \"p\"\n\
+             mechanisms = [\"PLAIN\", \"SCRAM-SHA-1\"]\ndanger_auth_without_tls = true\nredial = 0\n\
              [[route]]\nfrom = [\"*\"]\nto = [\"here.example\", \".x.example\"]\nmin_attempts = 1\ntransport = \"r\"",
         ] {
             let printed = parse(text).unwrap().print();
@@ -667,6 +700,49 @@ mod tests {
             assert_eq!(again.print(), printed);
             assert!(printed.contains("mode = 0o6"), "{printed}");
         }
+    }
+
+    // CFG-4, CFG-5
+    #[test]
+    fn a_password_is_not_printed_and_its_change_is_told() {
+        let with = |password: &str| {
+            let text = format!(
+                "[[transport]]\nname = \"r\"\nkind = \"relay\"\nhosts = [\"a.example\"]\nuser = \"u\"\n\
+                 password = \"{password}\""
+            );
+            parse(&text).unwrap()
+        };
+        let (old, new) = (with("hunter2"), with("hunter3"));
+        assert!(!old.print().contains("hunter"));
+        assert!(!format!("{old:?}").contains("hunter"));
+        assert!(old.print().contains("password = \"***\""));
+        assert_eq!(old.changed_keys(&new), ["transport"]);
+        assert!(old.changed_keys(&with("hunter2")).is_empty());
+    }
+
+    // CFG-7
+    #[test]
+    fn a_file_with_a_secret_in_it_is_nobody_elses_to_read() {
+        use std::os::unix::fs::PermissionsExt;
+        let file = std::env::temp_dir().join(format!("posthaste-load-{}", std::process::id()));
+        let transport = "hostname = \"here.example\"\n[[transport]]\nname = \"r\"\nkind = \"relay\"\n\
+                         hosts = [\"a.example\"]\nuser = \"u\"\npassword = \"p\"\n";
+        let load = |text: &str, mode| {
+            std::fs::write(&file, text).unwrap();
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+            Config::load(&file).map_err(|error| error.to_string())
+        };
+        assert!(load(transport, 0o600).is_ok());
+        let error = load(transport, 0o640).unwrap_err();
+        assert!(
+            error.contains("transport[0]: the file holds a secret"),
+            "{error}"
+        );
+        let without = transport.split("user").next().unwrap();
+        assert!(load(without, 0o644).is_ok());
+        let proxy = format!("{without}proxy = \"socks5://u:p@127.0.0.1\"\n");
+        assert!(load(&proxy, 0o644).is_err());
+        std::fs::remove_file(&file).unwrap();
     }
 
     // CFG-5

@@ -19,9 +19,12 @@ mod load;
 mod logging;
 mod pattern;
 mod print;
+mod proxy;
 mod queue;
+mod relay;
 mod retry;
 mod route;
+mod secret;
 mod table;
 mod tls;
 mod transport;
@@ -39,12 +42,15 @@ pub use listen::{BareNewline, EarlyTalk, Listen, ListenAddress, ListenAuth, List
 pub use load::{ConfigError, DEFAULT_PATH};
 pub use logging::{LogFormat, LogTable, LogTo};
 pub use pattern::{ClientPattern, DomainPattern};
+pub use proxy::Proxy;
 pub use queue::Queue;
+pub use relay::{Access, HostOrder, Login, Relay, RelayTls, StartProbe};
 pub use retry::Retry;
 pub use route::Route;
+pub use secret::Secret;
 pub use table::Setting;
 pub use tls::{Tls, TlsMemory, TlsPolicy, TlsVersion, TlsWanted};
-pub use transport::{RelayHost, Transport, TransportKind};
+pub use transport::{Line, RelayHost, Transport, TransportKind};
 pub use units::{Rate, Size, Span};
 
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -170,7 +176,37 @@ impl Config {
                 ));
             }
         }
+        for transport in &self.transport {
+            let TransportKind::Relay(relay) = &transport.kind else {
+                continue;
+            };
+            let name = &transport.name;
+            if relay.danger_accept_invalid_certs {
+                warnings.push(format!(
+                    "transport {name}: danger_accept_invalid_certs: its relay may be anybody"
+                ));
+            }
+            if relay.login().is_some_and(|login| login.danger_without_tls) {
+                warnings.push(format!(
+                    "transport {name}: danger_auth_without_tls: whoever listens may learn its password"
+                ));
+            }
+        }
         warnings
+    }
+
+    /// The transport with a secret in the file itself, which then nobody else may read (CFG-7).
+    fn holds_secret(&self) -> Option<usize> {
+        self.transport.iter().position(|transport| {
+            let password = match &transport.kind {
+                TransportKind::Relay(relay) => relay.login().map(|login| &login.password),
+                _ => None,
+            };
+            let proxy = transport.line.as_ref().and_then(|line| line.proxy.as_ref());
+            let proxy = proxy.and_then(|proxy| proxy.login.as_ref());
+            let mut secrets = password.into_iter().chain(proxy.map(|(_, secret)| secret));
+            secrets.any(Secret::is_inline)
+        })
     }
 }
 

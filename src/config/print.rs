@@ -45,6 +45,10 @@ impl Config {
         let keys = new.iter().filter(|entry| !old.contains(entry));
         let gone = old.iter().filter(|entry| !new.contains(entry));
         let mut names: Vec<String> = keys.chain(gone).map(|(name, _)| name.clone()).collect();
+        // The text of a secret says nothing of it.
+        if self.transport != other.transport {
+            names.push("transport".to_owned());
+        }
         names.sort();
         names.dedup();
         names

@@ -186,7 +186,7 @@ macro_rules! words {
         }
     ) => {
         $(#[doc = $about])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum $Name {
             $( $(#[doc = $doc])* $variant, )*
         }

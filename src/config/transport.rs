@@ -1,13 +1,20 @@
 //! `[[transport]]`
 
+use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use toml::Spanned;
 use toml::de::DeValue;
 
+use super::proxy::Proxy;
+use super::relay::{Access, HostOrder, Login, Relay, RelayTls, StartProbe};
+use super::secret::Secret;
 use super::table::{Fault, table, words};
-use super::value::{Value, parsed, quoted};
+use super::value::{Value, absolute_if_any, parsed, quoted, within};
 use crate::smtp::address::Domain;
+use crate::smtp::sasl::Mechanism;
 
 /// The transport that exists without being declared.
 pub const DIRECT: &str = "direct";
@@ -19,6 +26,19 @@ pub struct Transport {
     pub name: String,
     /// What it does.
     pub kind: TransportKind,
+    /// How it sets out, where that is not what `[deliver]` says; `None`: in nothing.
+    pub line: Option<Arc<Line>>,
+}
+
+/// From where, as whom and through what a transport connects, where that is not what `[deliver]` says (RO-11, RO-17).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Line {
+    /// Our EHLO name.
+    pub helo: Option<Domain>,
+    /// Our addresses; empty: those of `[deliver]`.
+    pub source_addresses: Vec<IpAddr>,
+    /// The proxy.
+    pub proxy: Option<Proxy>,
 }
 
 /// Kinds of transport.
@@ -26,20 +46,28 @@ pub struct Transport {
 pub enum TransportKind {
     /// Straight to MX hosts.
     Direct,
-    /// Through these hosts, in this order; without TLS and AUTH so far.
-    Relay {
-        /// Host name or address, and port.
-        hosts: Vec<(RelayHost, u16)>,
-    },
+    /// Through named hosts.
+    Relay(Arc<Relay>),
 }
 
 /// A host of a relay transport.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum RelayHost {
     /// Resolved by address, without MX.
     Name(Domain),
     /// An address.
     Ip(IpAddr),
+}
+
+/// As it stands before a port.
+impl fmt::Display for RelayHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RelayHost::Name(name) => name.fmt(f),
+            RelayHost::Ip(IpAddr::V6(ip)) => write!(f, "[{ip}]"),
+            RelayHost::Ip(ip) => ip.fmt(f),
+        }
+    }
 }
 
 words! {
@@ -66,40 +94,26 @@ words! {
     }
 }
 
-words! {
-    /// TLS toward a relay.
-    pub enum RelayTls {
-        /// None.
-        None = "none",
-        /// STARTTLS.
-        StartTls = "starttls",
-        /// TLS from the first byte.
-        Implicit = "implicit",
-    }
-}
-
 impl Value for (RelayHost, u16) {
     fn read(value: &Spanned<DeValue<'_>>) -> Result<(RelayHost, u16), Fault> {
         const WANTED: &str = "\"name\", \"name:port\", \"IP\", \"IP:port\" or \"[IPv6]:port\"";
-        parsed(value, WANTED, parse_host)
+        parsed(value, WANTED, |text| parse_host(text, 25))
     }
 
     fn show(&self) -> Option<String> {
-        Some(quoted(&match self {
-            (RelayHost::Name(name), port) => format!("{name}:{port}"),
-            (RelayHost::Ip(IpAddr::V6(ip)), port) => format!("[{ip}]:{port}"),
-            (RelayHost::Ip(ip), port) => format!("{ip}:{port}"),
-        }))
+        let (host, port) = self;
+        Some(quoted(&format!("{host}:{port}")))
     }
 }
 
-fn parse_host(text: &str) -> Result<(RelayHost, u16), String> {
+/// A host with its port, or `usual`.
+pub(super) fn parse_host(text: &str, usual: u16) -> Result<(RelayHost, u16), String> {
     if text.starts_with("unix:") {
         return Err("Unix sockets are not available in this version".to_owned());
     }
     // A bare IPv6 address is full of colons; with a port it stands in brackets.
     if let Ok(ip) = text.parse::<Ipv6Addr>() {
-        return Ok((RelayHost::Ip(ip.into()), 25));
+        return Ok((RelayHost::Ip(ip.into()), usual));
     }
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) => (host, Some(port)),
@@ -107,7 +121,7 @@ fn parse_host(text: &str) -> Result<(RelayHost, u16), String> {
     };
     let digits = |port: &&str| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
     let port = match port {
-        None => 25,
+        None => usual,
         Some(port) => Some(port)
             .filter(digits)
             .and_then(|port| port.parse().ok())
@@ -145,18 +159,45 @@ table! {
         name: String = (required "\"relay\""), transport_name;
         /// What it does: `"direct"` to MX hosts, or `"relay"` through `hosts`.
         kind: KindWord = (required "\"relay\""), kind_exists;
-        /// Kind relay: hosts in the order in which they are tried, `"name[:port]"` or `"IP[:port]"`, port 25 by default.
+        /// Kind relay: its hosts, `"name[:port]"` or `"IP[:port]"`, port 25 by default. Names are resolved without MX.
         hosts: Vec<(RelayHost, u16)> = "[]";
-        /// Kind relay: `"none"` must be written out, because the relay will be required to have TLS by default.
-        tls: Option<RelayTls> = (unset), plain_only;
+        /// Kind relay: `"listed"`, the hosts are tried in their order, or `"random"`, anew for each attempt.
+        order: HostOrder = "\"listed\"";
+        /// Kind relay: `"starttls"`, `"implicit"` (TLS from the first octet on) or `"none"`. Not set: implicit on port 465,
+        /// starttls on all others. Unless none, it is required, and the certificate must be for the host's name.
+        tls: Option<RelayTls> = (unset);
+        /// Kind relay: any certificate will do, so whoever stands in between reads the mail and gets the password.
+        danger_accept_invalid_certs: bool = "false";
+        /// Kind relay: certificates of the authorities that are believed, PEM; `""`: as `ca_file` of `[tls]`.
+        ca_file: Option<PathBuf> = "\"\"", absolute_if_any;
+        /// Kind relay: who we are there (AUTH); `""`: nobody, without AUTH.
+        user: Option<String> = "\"\"", one_line;
+        /// Kind relay: the password of `user`, or `{ file = "PATH" }` with a file that holds it. Nobody but its owner may
+        /// be able to read that file, or this one if the password stands in it.
+        password: Option<Secret> = (unset);
+        /// Kind relay: mechanisms that may be used for AUTH; `[]` for all. The best that both sides have is used.
+        mechanisms: Vec<Mechanism> = "[]";
+        /// Kind relay: PLAIN, LOGIN and CRAM-MD5 may be used without verified TLS too, so whoever listens has the password.
+        danger_auth_without_tls: bool = "false";
+        /// Kind direct or relay: the SOCKS5 proxy through which hosts are dialled, `"socks5://[USER:PASSWORD@]HOST[:PORT]"`,
+        /// port 1080 by default; `""` for none.
+        proxy: Option<Proxy> = "\"\"";
+        /// Kind relay: how often a relay that closes early is redialled in one attempt.
+        redial: u32 = "5", within(0, 20);
+        /// Kind relay: whether it is tried out at each start: `"off"`, `"warn"`, which only logs, or `"require"`: without a
+        /// host that works there is no start.
+        probe: StartProbe = "\"off\"";
+        /// Our name in EHLO; not set: `helo` of `[deliver]`.
+        helo: Option<Domain> = (unset);
+        /// Our addresses, the first of each family is used; `[]`: `source_addresses` of `[deliver]`.
+        source_addresses: Vec<IpAddr> = "[]";
     }
     later [
-        "connections", "rate", "recipients", "dial_interval", "order", "danger_accept_invalid_certs", "ca_file", "user",
-        "password", "mechanisms", "danger_auth_without_tls", "proxy", "redial", "probe", "command", "timeout",
+        "connections", "rate", "recipients", "dial_interval", "command", "timeout",
         "line_end", "temporary_exits", "path", "url", "authorization", "code", "text", "to", "allow", "intervals",
         "jitter", "lifetime", "max_attempts", "delay_notices", "dial_timeout", "host_timeout", "command_timeout",
         "data_timeout", "block_timeout", "dot_timeout", "quit_timeout", "total_timeout", "attempt_timeout",
-        "smtp_port", "max_mx", "max_addresses", "family", "source_addresses", "helo", "allow_private",
+        "smtp_port", "max_mx", "max_addresses", "family", "allow_private",
         "address_literals", "without_8bitmime", "pipelining", "idle_session", "session_age", "session_messages"
     ]
 }
@@ -181,12 +222,12 @@ fn kind_exists(kind: &KindWord) -> Result<(), String> {
     }
 }
 
-fn plain_only(tls: &Option<RelayTls>) -> Result<(), String> {
-    match tls {
-        None | Some(RelayTls::None) => Ok(()),
-        Some(RelayTls::StartTls | RelayTls::Implicit) => {
-            Err("TLS toward relays is not available in this version, only \"none\"".to_owned())
+fn one_line(user: &Option<String>) -> Result<(), String> {
+    match user {
+        Some(user) if user.len() > 500 || user.chars().any(char::is_control) => {
+            Err("a user is at most 500 octets without control characters".to_owned())
         }
+        _ => Ok(()),
     }
 }
 
@@ -197,44 +238,139 @@ impl TransportTable {
     /// The key at fault, and why.
     pub(super) fn checked(&self) -> Result<Transport, (&'static str, &'static str)> {
         let kind = match self.kind {
-            KindWord::Relay if self.hosts.is_empty() => {
-                return Err(("hosts", "a relay needs at least one host"));
+            KindWord::Relay => TransportKind::Relay(Arc::new(self.relay()?)),
+            _ => {
+                self.no_relay()?;
+                TransportKind::Direct
             }
-            // RO-6: the default is verified TLS. Until that exists, nobody shall get less than the manual promises
-            // without having said so.
-            KindWord::Relay if self.tls.is_none() => {
-                return Err((
-                    "tls",
-                    "must be \"none\": TLS toward relays is not available in this version",
-                ));
-            }
-            KindWord::Relay => TransportKind::Relay {
-                hosts: self.hosts.clone(),
-            },
-            _ if !self.hosts.is_empty() => return Err(("hosts", "only a relay has hosts")),
-            _ => TransportKind::Direct,
+        };
+        if self
+            .source_addresses
+            .iter()
+            .any(|ip| ip.is_unspecified() || ip.is_multicast())
+        {
+            return Err(("source_addresses", "an address of this host is wanted"));
+        }
+        if self.proxy.is_some() {
+            return Err(("proxy", "not available in this version"));
+        }
+        if self.probe != StartProbe::Off {
+            return Err(("probe", "not available in this version"));
+        }
+        let line = Line {
+            helo: self.helo.clone(),
+            source_addresses: self.source_addresses.clone(),
+            proxy: self.proxy.clone(),
         };
         Ok(Transport {
             name: self.name.clone(),
             kind,
+            line: (line != Line::default()).then(|| Arc::new(line)),
         })
+    }
+
+    fn relay(&self) -> Result<Relay, (&'static str, &'static str)> {
+        if self.hosts.is_empty() {
+            return Err(("hosts", "a relay needs at least one host"));
+        }
+        let plain = self.tls == Some(RelayTls::None);
+        if plain && self.ca_file.is_some() {
+            return Err(("ca_file", "without TLS there is no certificate to believe"));
+        }
+        if plain && self.danger_accept_invalid_certs {
+            return Err((
+                "danger_accept_invalid_certs",
+                "without TLS there is no certificate to accept",
+            ));
+        }
+        let login = match (&self.user, &self.password) {
+            (Some(user), Some(password)) => Some(Login {
+                user: user.clone(),
+                password: password.clone(),
+                mechanisms: self.mechanisms.clone(),
+                danger_without_tls: self.danger_auth_without_tls,
+            }),
+            (Some(_), None) => return Err(("password", "a user needs a password")),
+            (None, Some(_)) => return Err(("user", "a password needs a user")),
+            (None, None) if !self.mechanisms.is_empty() => {
+                return Err(("mechanisms", "without a user there is no AUTH"));
+            }
+            (None, None) if self.danger_auth_without_tls => {
+                return Err(("danger_auth_without_tls", "without a user there is no AUTH"));
+            }
+            (None, None) => None,
+        };
+        let access = Access {
+            login,
+            ca_file: self.ca_file.clone(),
+        };
+        Ok(Relay {
+            hosts: self.hosts.clone(),
+            order: self.order,
+            tls: self.tls,
+            danger_accept_invalid_certs: self.danger_accept_invalid_certs,
+            redial: self.redial,
+            probe: self.probe,
+            access: (access != Access::default()).then(|| Arc::new(access)),
+        })
+    }
+
+    /// Keys that mean nothing unless there are hosts.
+    fn no_relay(&self) -> Result<(), (&'static str, &'static str)> {
+        let defaults = <TransportTable as super::table::Table>::defaults();
+        let given = [
+            ("hosts", self.hosts != defaults.hosts),
+            ("order", self.order != defaults.order),
+            ("tls", self.tls != defaults.tls),
+            (
+                "danger_accept_invalid_certs",
+                self.danger_accept_invalid_certs,
+            ),
+            ("ca_file", self.ca_file.is_some()),
+            ("user", self.user.is_some()),
+            ("password", self.password.is_some()),
+            ("mechanisms", !self.mechanisms.is_empty()),
+            ("danger_auth_without_tls", self.danger_auth_without_tls),
+            ("redial", self.redial != defaults.redial),
+            ("probe", self.probe != defaults.probe),
+        ];
+        match given.iter().find(|(_, given)| *given) {
+            Some(("hosts", _)) => Err(("hosts", "only a relay has hosts")),
+            Some((key, _)) => Err((key, "only a relay has it")),
+            None => Ok(()),
+        }
     }
 }
 
 impl From<&Transport> for TransportTable {
     fn from(transport: &Transport) -> TransportTable {
-        let (kind, hosts, tls) = match &transport.kind {
-            TransportKind::Direct => (KindWord::Direct, Vec::new(), None),
-            TransportKind::Relay { hosts } => {
-                (KindWord::Relay, hosts.clone(), Some(RelayTls::None))
+        let mut table = <TransportTable as super::table::Table>::defaults();
+        table.name.clone_from(&transport.name);
+        table.kind = KindWord::Direct;
+        if let TransportKind::Relay(relay) = &transport.kind {
+            table.kind = KindWord::Relay;
+            table.hosts.clone_from(&relay.hosts);
+            table.order = relay.order;
+            table.tls = relay.tls;
+            table.danger_accept_invalid_certs = relay.danger_accept_invalid_certs;
+            table.redial = relay.redial;
+            table.probe = relay.probe;
+            if let Some(access) = &relay.access {
+                table.ca_file.clone_from(&access.ca_file);
             }
-        };
-        TransportTable {
-            name: transport.name.clone(),
-            kind,
-            hosts,
-            tls,
+            if let Some(login) = relay.login() {
+                table.user = Some(login.user.clone());
+                table.password = Some(login.password.clone());
+                table.mechanisms.clone_from(&login.mechanisms);
+                table.danger_auth_without_tls = login.danger_without_tls;
+            }
         }
+        if let Some(line) = &transport.line {
+            table.helo.clone_from(&line.helo);
+            table.source_addresses.clone_from(&line.source_addresses);
+            table.proxy.clone_from(&line.proxy);
+        }
+        table
     }
 }
 
@@ -254,7 +390,7 @@ mod tests {
             ("[2001:db8::1]:26", "2001:db8::1", 26),
             ("localhost", "localhost", 25),
         ] {
-            let (parsed, parsed_port) = parse_host(text).unwrap();
+            let (parsed, parsed_port) = parse_host(text, 25).unwrap();
             let shown = match parsed {
                 RelayHost::Name(name) => name.to_string(),
                 RelayHost::Ip(ip) => ip.to_string(),
@@ -274,7 +410,7 @@ mod tests {
             "unix:/run/x",
             "a b",
         ] {
-            assert!(parse_host(bad).is_err(), "{bad:?}");
+            assert!(parse_host(bad, 25).is_err(), "{bad:?}");
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::events::{Ask, Asking};
 use super::keys;
 use crate::clock::Clock;
-use crate::config::{Config, ConfigError, Listen, ListenAddress, Live};
+use crate::config::{Config, ConfigError, Listen, ListenAddress, Live, TransportKind};
 use crate::delivery::{Doing, Probe, Workers};
 use crate::dispatch::dead::DeadDestination;
 use crate::dispatch::{DestinationSnapshot, Dispatcher, Wake};
@@ -20,6 +20,7 @@ use crate::log::{Line, Log};
 use crate::metrics::{Kind, Text};
 use crate::net::deadline::Deadline;
 use crate::policy::failure::Failure;
+use crate::policy::route::named_destination;
 use crate::smtp::address::Domain;
 use crate::store::{self, DestinationKey, Store};
 
@@ -257,6 +258,25 @@ impl Host {
     }
 }
 
+impl Host {
+    /// RO-8
+    fn relays(&self, text: &mut Text) {
+        let name = "transport_broken";
+        text.family(
+            name,
+            Kind::Gauge,
+            "1 for a relay that an operator has to mend.",
+        );
+        for transport in &self.live.get().transport {
+            if matches!(transport.kind, TransportKind::Relay(_)) {
+                let dead = self.dispatcher.dead(&named_destination(&transport.name));
+                let broken = dead.is_some_and(|dead| dead.broken);
+                text.sample(name, &[("transport", &transport.name)], u8::from(broken));
+            }
+        }
+    }
+}
+
 impl control::Host for Host {
     fn reload(&self) -> Result<Reloaded, String> {
         let reloaded = self.read_again();
@@ -340,6 +360,7 @@ impl control::Host for Host {
             active.filter(waiting).count(),
         );
         text.sample(name, &[("state", "dead")], going.dead);
+        self.relays(text);
         text.one(
             "pauses",
             Kind::Gauge,

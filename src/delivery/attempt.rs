@@ -9,7 +9,7 @@ use super::outcome::{Break, content_failure, local, stage, unfit};
 use super::running::Running;
 use super::session::{Limits, Session};
 use super::settle::{Accepted, Happened, Scene, settle};
-use crate::config::{Config, TransportKind, Without8BitMime};
+use crate::config::{Config, Line, Relay, TransportKind, Without8BitMime};
 use crate::dispatch::Feedback;
 use crate::message::RequireTls;
 use crate::metrics::RequireTlsResult;
@@ -38,7 +38,10 @@ pub(super) struct Attempt<'a> {
     pub(super) pending: Vec<usize>,
     /// By row: what each host that was tried said.
     pub(super) failures: Vec<Vec<(Failure, Arc<Scene>)>>,
-    pub(super) relay: bool,
+    /// How the transport sets out, where that is not what `[deliver]` says.
+    pub(super) line: Option<Arc<Line>>,
+    /// The relay, if it goes through one.
+    pub(super) relay: Option<Arc<Relay>>,
     /// The domain whose hosts these are; none for relays and literals.
     pub(super) domain: Option<Domain>,
     /// What holds for the TLS of all hosts.
@@ -77,13 +80,15 @@ pub(super) fn attempt(parts: &Parts, running: &Running, warm: Option<Arc<[u8]>>)
         settle_all(parts, running, &rows, failure, &Arc::default());
         Left::default()
     };
-    let way = match route::find(&config, &running.transport) {
-        Ok(way) => way.kind().clone(),
+    let (target, line) = match route::find(&config, &running.transport) {
+        Ok(way) => {
+            let target = match way.kind() {
+                TransportKind::Direct => Target::from(running.rows[0].recipient.path.domain()),
+                TransportKind::Relay(relay) => Target::Relay(Arc::clone(relay)),
+            };
+            (target, way.line().cloned())
+        }
         Err(unknown) => return stopped(unknown.into()),
-    };
-    let target = match &way {
-        TransportKind::Direct => Target::from(running.rows[0].recipient.path.domain()),
-        TransportKind::Relay { hosts } => Target::Relay(hosts.clone()),
     };
     running.at(Stage::Dns);
     if running.head.require_tls == RequireTls::No {
@@ -95,7 +100,17 @@ pub(super) fn attempt(parts: &Parts, running: &Running, warm: Option<Arc<[u8]>>)
     let recipient = running.rows[0].recipient.path.domain();
     let known = match learn(parts, &config, require, &target, recipient, end) {
         Ok(known) => known,
-        Err(failure) => return stopped(failure),
+        Err(failure) => {
+            let broken = broken(&failure);
+            let left = stopped(failure);
+            return Left {
+                feedback: Feedback {
+                    broken,
+                    ..left.feedback
+                },
+                ..left
+            };
+        }
     };
     let walk = parts
         .network
@@ -114,6 +129,7 @@ pub(super) fn attempt(parts: &Parts, running: &Running, warm: Option<Arc<[u8]>>)
             };
         }
     };
+    walk.set_out_by(line.clone());
     let content = match Content::open(&parts.store, &running.head, warm) {
         Ok(content) => content,
         Err(error) => return stopped(content_failure(&error)),
@@ -127,7 +143,11 @@ pub(super) fn attempt(parts: &Parts, running: &Running, warm: Option<Arc<[u8]>>)
         end,
         failures: vec![Vec::new(); rows.len()],
         pending: rows,
-        relay: matches!(target, Target::Relay(_)),
+        line,
+        relay: match &target {
+            Target::Relay(relay) => Some(Arc::clone(relay)),
+            Target::Domain(_) | Target::Literal(_) => None,
+        },
         domain: match target {
             Target::Domain(domain) => Some(domain),
             Target::Literal(_) | Target::Relay(_) => None,
@@ -171,14 +191,20 @@ pub(super) fn learn(
     recipient: &AddressDomain,
     end: Deadline,
 ) -> Result<Known, Failure> {
+    let ca_file = match target {
+        Target::Relay(relay) => relay.access.as_ref().and_then(|own| own.ca_file.as_deref()),
+        Target::Domain(_) | Target::Literal(_) => None,
+    };
     // DV-19: a file of authorities that cannot be read is our own fault, and no reason for clear text.
-    let context = parts
-        .network
-        .tls()
-        .map_err(|error| local(Stage::Route, EnhancedCode::new(4, 3, 5), error))?;
+    let context = parts.network.tls(ca_file).map_err(|error| Failure {
+        scope: match ca_file {
+            Some(_) => Scope::Transport,
+            None => Scope::Local,
+        },
+        ..local(Stage::Route, EnhancedCode::new(4, 3, 5), error)
+    })?;
     let ask = match target {
-        Target::Relay(_) if require == RequireTls::Yes => return Err(no_requiretls_by_relay()),
-        Target::Relay(_) => Ask::relay(config.tls.fallback, require),
+        Target::Relay(relay) => Ask::relay(relay, require)?,
         Target::Domain(_) | Target::Literal(_) => Ask::of(
             &config.tls,
             &config.tls_policy,
@@ -213,18 +239,6 @@ pub(super) fn learn(
         sts,
         context,
     })
-}
-
-/// RO-12: a relay has no policy by which it could be verified.
-fn no_requiretls_by_relay() -> Failure {
-    Failure {
-        stage: Stage::Route,
-        scope: Scope::Destination,
-        ..unfit(
-            REQUIRETLS,
-            "REQUIRETLS cannot be met through this transport".to_string(),
-        )
-    }
 }
 
 /// The same failure for all these rows.
@@ -306,7 +320,7 @@ impl Attempt<'_> {
                 ..scene_before.clone()
             });
             let broken = carried.broken.as_ref().map(|why| {
-                let failure = why.failure(carried.answers.enhanced, self.relay);
+                let failure = why.failure(carried.answers.enhanced, self.relay.is_some());
                 (why, failure)
             });
             let mut happened = Vec::new();
@@ -344,7 +358,7 @@ impl Attempt<'_> {
                         }
                         None => {
                             let failure = Break::Eof(crate::smtp::client::Command::Data)
-                                .failure(false, self.relay);
+                                .failure(false, self.relay.is_some());
                             self.done_or_on(*row, failure, true, &scene)
                         }
                     },
@@ -502,7 +516,7 @@ impl Attempt<'_> {
     /// Nothing could be carried to this host.
     pub(super) fn host_failed(&mut self, here: Vec<usize>, failure: Failure, scene: Scene) {
         let scene = Arc::new(scene);
-        if failure.scope != Scope::Local {
+        if !matches!(failure.scope, Scope::Local | Scope::Transport) {
             self.note_push_back(&failure);
         }
         if failure.scope == Scope::Destination {
@@ -550,10 +564,13 @@ impl Attempt<'_> {
             {
                 self.parts.tls.sts.all_failed(domain);
             }
-            if !self.feedback.reached_mail
-                && let Some(text) = strike(self.running, &failure)
-            {
-                self.feedback.strike = Some(text);
+            if !self.feedback.reached_mail {
+                if let Some(text) = strike(self.running, &failure) {
+                    self.feedback.strike = Some(text);
+                }
+                if let Some(text) = broken(&failure) {
+                    self.feedback.broken = Some(text);
+                }
             }
             happened.push(Happened {
                 row,
@@ -583,9 +600,19 @@ fn after_dot(why: &Break) -> bool {
 /// this message asks for, or what is certain, so that waiting would help nobody.
 fn strike(running: &Running, failure: &Failure) -> Option<String> {
     let asked_for = running.head.require_tls == RequireTls::Yes && failure.cause == Cause::Tls;
-    let counts = failure.scope != Scope::Local && failure.retry == Retry::Later && !asked_for;
-    counts.then(|| match failure.code {
+    let theirs = !matches!(failure.scope, Scope::Local | Scope::Transport);
+    let counts = theirs && failure.retry == Retry::Later && !asked_for;
+    counts.then(|| words(failure))
+}
+
+/// The words of a failure that only an operator can mend (RO-8).
+fn broken(failure: &Failure) -> Option<String> {
+    (failure.scope == Scope::Transport).then(|| words(failure))
+}
+
+fn words(failure: &Failure) -> String {
+    match failure.code {
         Some(code) => format!("{code} {}", failure.text),
         None => failure.text.clone(),
-    })
+    }
 }

@@ -1,4 +1,4 @@
-//! From a connection to a session: greeting, EHLO or HELO, STARTTLS, and whether TLS reached enough (TLS-3, TLS-8, SEC-8).
+//! From a connection to a session: greeting, EHLO or HELO, STARTTLS, AUTH, and whether TLS reached enough (TLS-3, TLS-8, SEC-8).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use crate::net::stream::Stream;
 use crate::net::tls;
 use crate::policy::tls::{Reached, Requirement};
 use crate::smtp::client::{Broken, Command, Dialogue, Opening, Options, Step, Why};
+use crate::smtp::sasl::Protection;
 
 /// What the opening of a session has to know of TLS.
 #[derive(Clone, Copy)]
@@ -19,6 +20,8 @@ pub struct Security<'a> {
     pub context: &'a tls::Context,
     /// What must be reached.
     pub requirement: &'a Requirement,
+    /// The connection begins with the handshake (RFC 8314 §3.3).
+    pub implicit: bool,
     /// The longest handshake (TLS-10).
     pub handshake: Duration,
 }
@@ -39,7 +42,7 @@ pub struct NotOpened {
 }
 
 impl Session {
-    /// Opens a session on a fresh connection: greeting, EHLO or HELO, STARTTLS.
+    /// Opens a session on a fresh connection: greeting, EHLO or HELO, STARTTLS, AUTH.
     ///
     /// # Errors
     /// [`NotOpened`]; the connection is closed.
@@ -56,7 +59,19 @@ impl Session {
             address,
             source,
         } = connection;
-        let mut opening = Opening::new(options);
+        let auth = options.credentials.is_some();
+        // Only AUTH asks for it.
+        let protection = |stream: &Stream| match auth {
+            true => stream.protection(),
+            false => Protection::default(),
+        };
+        let mut opening = if security.implicit {
+            stream = secure(stream, security, total)?;
+            let protection = protection(&stream);
+            Opening::inside_tls(options, protection)
+        } else {
+            Opening::new(options)
+        };
         let time = |command| limits.reply(command, total);
         // How many replies had come when the handshake was done.
         let mut secured = None;
@@ -67,7 +82,7 @@ impl Session {
                 Ok(Step::Handshake) => {
                     stream = secure(stream, security, total)?;
                     secured = Some(opening.wire().replies());
-                    opening.secured();
+                    opening.secured(protection(&stream));
                 }
                 Ok(_) => break,
                 Err(why) => {
@@ -90,6 +105,7 @@ impl Session {
                 }
             }
         }
+        let mechanism = opening.mechanism();
         let greeting = opening.greeting_name().to_string();
         let enhanced = opening.wire().enhanced();
         let ready = opening.finish().map_err(|broken| NotOpened {
@@ -104,6 +120,7 @@ impl Session {
             address,
             source,
             reached: stream.reached().cloned(),
+            mechanism,
         };
         Ok(Session::at_rest(stream, ready, origin, greeting))
     }

@@ -56,6 +56,27 @@ impl Break {
         }
     }
 
+    /// RO-8: nothing can be done with this relay as it is configured, and only an operator can mend it: its credentials, its
+    /// certificate, its TLS.
+    fn breaks_relay(&self) -> bool {
+        match self {
+            Break::Security(_) => true,
+            // A handshake that failed by what was said in it; not one that was cut off.
+            Break::Io(Command::StartTls, error) => error.kind() == io::ErrorKind::InvalidData,
+            Break::Said(broken) => match &broken.why {
+                Why::NotOffered | Why::NoMechanism(_) | Why::Unproved(_) => true,
+                // Any code but the one that says that the peer closes (RO-10).
+                Why::Refused(reply) if broken.at == Command::Auth => reply.code().get() != 421,
+                Why::Refused(reply) if broken.at == Command::StartTls => {
+                    reply.code().is_permanent()
+                }
+                Why::Protocol(_) | Why::OutOfStep => broken.at == Command::Auth,
+                Why::Refused(_) | Why::Injection => false,
+            },
+            Break::Io(..) | Break::Eof(_) | Break::Content(_) | Break::Cut => false,
+        }
+    }
+
     /// As a failure. `enhanced`: ENHANCEDSTATUSCODES was announced; `relay`: the host is a smarthost.
     pub fn failure(&self, enhanced: bool, relay: bool) -> Failure {
         let stage = stage(self.command());
@@ -68,6 +89,14 @@ impl Break {
             ),
             Break::Said(broken) => match &broken.why {
                 Why::Refused(reply) => verdict::session_refused(stage, reply, enhanced, relay),
+                Why::NoMechanism(_) => Failure {
+                    status: tls::NOT_OFFERED,
+                    ..lost(stage, Cause::Protocol, broken.to_string())
+                },
+                Why::Unproved(_) => Failure {
+                    status: verdict::AUTH_FAILED,
+                    ..lost(stage, Cause::Protocol, broken.to_string())
+                },
                 Why::Protocol(_) | Why::OutOfStep => Failure {
                     cause: Cause::Protocol,
                     status: EnhancedCode::new(4, 5, 0),
@@ -90,6 +119,9 @@ impl Break {
                 "cut off by the stop of this host's mail queue".to_string(),
             ),
         };
+        if relay && self.breaks_relay() {
+            failure.scope = Scope::Transport;
+        }
         // Q-14, RFC 5321 §4.2.5: only a complete refusal tells that the peer did not take it.
         failure.may_be_sent_twice = self.command() == Command::Dot
             && !matches!(self, Break::Said(broken) if matches!(broken.why, Why::Refused(_)));
@@ -106,6 +138,9 @@ pub fn stage(command: Command) -> Stage {
         Command::Greeting => Stage::Greeting,
         Command::Ehlo | Command::Helo => Stage::Ehlo,
         Command::StartTls => Stage::StartTls,
+        Command::Auth => Stage::Auth,
+        // Asked between transactions, as RSET is.
+        Command::Noop => Stage::Rset,
         Command::Rset => Stage::Rset,
         Command::Mail => Stage::Mail,
         Command::Rcpt(_) => Stage::Rcpt,

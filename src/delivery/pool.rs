@@ -18,7 +18,7 @@ use r2d2::{ManageConnection, NopErrorHandler, Pool, PooledConnection};
 use scheduled_thread_pool::ScheduledThreadPool;
 
 use super::session::Session;
-use crate::config::{Config, Deliver};
+use crate::config::{Access, Config, Deliver};
 use crate::policy::plan::HostName;
 use crate::policy::tls::Conditions;
 
@@ -34,6 +34,8 @@ pub struct Key {
     pub port: u16,
     /// What its TLS must be, and with whom (SEC-8).
     pub tls: Conditions,
+    /// Who we are there and whom we believe, where that is not what everybody else is and does.
+    pub access: Option<Arc<Access>>,
     /// Our source addresses.
     pub sources: Vec<IpAddr>,
     /// Our EHLO name.

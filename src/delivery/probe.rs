@@ -146,10 +146,12 @@ fn session(
             starttls: starttls(requirement),
             helo_fallback: requirement.conditions.encryption != Encryption::Required,
             pipelining: deliver.pipelining,
+            credentials: None,
         },
         Security {
             context: &known.context,
             requirement,
+            implicit: false,
             handshake: config.tls.handshake_timeout.get(),
         },
         &limits,

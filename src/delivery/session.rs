@@ -16,6 +16,7 @@ use crate::smtp::client::{
     Answers, Broken, Command, Dialogue, Mail, Rcpt, Ready, Step, Transaction,
 };
 use crate::smtp::ehlo::Capabilities;
+use crate::smtp::sasl::Mechanism;
 use crate::smtp::serialise::Serialiser;
 
 /// What is written at once. A small message goes out with its dot in one write.
@@ -82,6 +83,8 @@ pub struct Origin {
     pub source: Option<IpAddr>,
     /// What its handshake reached; `None` in clear.
     pub reached: Option<Arc<Reached>>,
+    /// How we proved who we are; `None` without AUTH.
+    pub mechanism: Option<Mechanism>,
 }
 
 impl Origin {
@@ -233,6 +236,21 @@ impl Session {
             took: began.elapsed(),
             waited_for_dot,
         }
+    }
+
+    /// Asks for a sign of life.
+    ///
+    /// # Errors
+    /// There is none; the connection is closed.
+    pub fn noop(mut self, limits: &Limits, total: Deadline) -> Result<Session, Break> {
+        let mut asking = self.ready.noop();
+        drive(&mut self.stream, &mut asking, &|command| {
+            limits.reply(command, total)
+        })?;
+        Ok(Session {
+            ready: asking.finish(),
+            ..self
+        })
     }
 
     /// Says QUIT, waits for the reply within `quit_timeout` and closes (CL-23). Whatever happens alters nothing.

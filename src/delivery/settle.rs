@@ -206,7 +206,15 @@ pub(super) fn give_back(parts: &Parts, running: &Running, rows: &[usize], due: T
 fn is_attempt(one: &Happened, dialled: &[IpAddr]) -> bool {
     match &one.result {
         Ok(_) => true,
-        Err(failure) => one.poison || failure.scope != Scope::Local || !dialled.is_empty(),
+        Err(failure) => {
+            one.poison
+                || match failure.scope {
+                    Scope::Local => !dialled.is_empty(),
+                    // RO-8: never a bounce, however few attempts are permitted.
+                    Scope::Transport => false,
+                    _ => true,
+                }
+        }
     }
 }
 
@@ -239,10 +247,15 @@ fn judge(
     }
     // Not an attempt, so it cannot be one too many; but age goes on (RT-3).
     ended.attempts = before;
+    // RO-8: as often as the transport is probed, or mended mail would wait for long.
+    let waits = match failure.scope {
+        Scope::Transport => 1,
+        _ => before.max(1),
+    };
     match terms.after_failure(&ended, running.random) {
         Course::Expired => Verdict::Expired,
         Course::Again(_) | Course::Exhausted => Verdict::Deferred {
-            next: terms.next_attempt(before.max(1), now, running.random),
+            next: terms.next_attempt(waits, now, running.random),
         },
     }
 }
@@ -432,7 +445,7 @@ impl Trail {
     }
 }
 
-/// A fault of our own is for the operator (DV-19, OBS-3).
+/// A fault of our own is for the operator (DV-19, OBS-3). A broken transport has one line for all its mail (RO-8).
 fn level(one: &Happened) -> log::Level {
     match &one.result {
         Err(failure) if failure.scope == Scope::Local => log::Level::Error,

@@ -2,6 +2,7 @@
 //! TLS-5, DV-15).
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::attempt::{After, Attempt};
@@ -11,15 +12,17 @@ use super::pool::{Key, Place};
 use super::session::Session;
 use super::settle::{Scene, give_back};
 use crate::clock::Timestamp;
+use crate::config::{Config, Line, RelayTls};
 use crate::metrics::DaneResult;
 use crate::net::deadline::Deadline;
 use crate::net::dial::Connection;
 use crate::net::stream::Stream;
-use crate::net::walk::{ReadyHost, Walk};
+use crate::net::walk::{self, ReadyHost, Walk};
 use crate::policy::failure::{Failure, Stage, TlsLevel};
 use crate::policy::tls::facts::{DaneFacts, StsMode};
 use crate::policy::tls::report::{self, Applied, Seen};
 use crate::policy::tls::{Encryption, Fault, Reached, Requirement, Source};
+use crate::smtp::address::Domain;
 use crate::smtp::client::{Options, StartTls, Why};
 use crate::store::TlsSeen;
 
@@ -59,12 +62,13 @@ impl Attempt<'_> {
         };
         scene.tls_policy = requirement.to_string();
         let deliver = &self.config.deliver;
-        let helo = deliver.helo.as_ref().unwrap_or(&self.config.hostname);
+        let helo = our_name(&self.config, &self.line);
         let key = Key {
             host: host.name.clone(),
             port: host.port,
             tls: requirement.conditions.clone(),
-            sources: deliver.source_addresses.clone(),
+            access: self.relay.as_ref().and_then(|relay| relay.access.clone()),
+            sources: walk::sources(&self.line, deliver).to_vec(),
             helo: helo.to_string(),
         };
         // DV-12, DV-17: after a failure the other family is wanted, and not the session that is at hand.
@@ -79,9 +83,14 @@ impl Attempt<'_> {
             self.no_slot();
             return;
         };
+        let login = self.relay.as_ref().and_then(|relay| relay.login());
         let mut options = Options {
             helo: key.helo,
-            starttls: starttls(&requirement),
+            starttls: match self.implicit(&host) {
+                true => StartTls::Never,
+                false => starttls(&requirement),
+            },
+            credentials: login.map(|login| Arc::new(login.credentials())),
             // CL-2: HELO knows no SMTPUTF8.
             helo_fallback: !self.pending.iter().any(|row| self.needs_utf8(*row)),
             pipelining: deliver.pipelining,
@@ -204,6 +213,7 @@ impl Attempt<'_> {
                 Security {
                     context: &context,
                     requirement,
+                    implicit: self.implicit(host),
                     handshake: self.config.tls.handshake_timeout.get(),
                 },
                 &self.limits,
@@ -228,7 +238,7 @@ impl Attempt<'_> {
                 }
                 Err(not) => not,
             };
-            let failure = not.why.failure(not.enhanced, self.relay);
+            let failure = not.why.failure(not.enhanced, self.relay.is_some());
             if matches!(&not.why, Break::Said(broken) if broken.why == Why::Injection) {
                 // TLS-8
                 crate::log::Line::new("tls-injection")
@@ -237,13 +247,16 @@ impl Attempt<'_> {
                     .warn();
                 self.parts.store.metrics().tls_injection();
             }
-            if not.over_tls && options.starttls != StartTls::Never {
+            if not.over_tls && (options.starttls != StartTls::Never || self.implicit(host)) {
                 self.report_failed(host, requirement, scene, not.reached.as_deref(), &failure);
                 if !requirement.fallback {
                     return Err(match not.reached {
                         // It has been judged, and says why.
                         Some(_) => failure,
-                        None => requirement.explain(failure),
+                        None => Failure {
+                            scope: failure.scope,
+                            ..requirement.explain(failure)
+                        },
                     });
                 }
                 // TLS-4: one redial in clear, in the same attempt.
@@ -271,6 +284,12 @@ impl Attempt<'_> {
         }
     }
 
+    /// Whether connections to it begin with the TLS handshake (RO-6).
+    fn implicit(&self, host: &ReadyHost) -> bool {
+        let relay = self.relay.as_ref();
+        relay.is_some_and(|relay| relay.tls_at(host.port) == RelayTls::Implicit)
+    }
+
     /// The same address once more, from the same source.
     fn dial_again(
         &self,
@@ -280,8 +299,7 @@ impl Attempt<'_> {
     ) -> Result<Connection, Failure> {
         let deliver = &self.config.deliver;
         let deadline = Deadline::after(deliver.dial_timeout.get()).min(total);
-        let source = deliver
-            .source_addresses
+        let source = walk::sources(&self.line, deliver)
             .iter()
             .find(|own| Some(**own) == source);
         Stream::connect(address, source.copied(), deadline)
@@ -419,6 +437,13 @@ impl Attempt<'_> {
             quitting.push(session);
         }
     }
+}
+
+/// Our name in EHLO (CL-2, RO-17).
+pub(super) fn our_name<'a>(config: &'a Config, line: &'a Option<Arc<Line>>) -> &'a Domain {
+    let own = line.as_ref().and_then(|line| line.helo.as_ref());
+    own.or(config.deliver.helo.as_ref())
+        .unwrap_or(&config.hostname)
 }
 
 /// What a requirement says of STARTTLS.

@@ -237,7 +237,7 @@ fn same_domain(a: &str, b: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{RelayHost, Transport};
+    use crate::config::{Relay, RelayHost, Transport};
     use crate::smtp::address::Domain;
 
     fn key(text: &str) -> DestinationKey {
@@ -253,7 +253,8 @@ mod tests {
         let hosts = vec![(RelayHost::Name(Domain::parse("mx.example").unwrap()), 25)];
         config.transport = vec![Transport {
             name: "smart".to_owned(),
-            kind: TransportKind::Relay { hosts },
+            kind: TransportKind::Relay(Arc::new(Relay::plain(hosts))),
+            line: None,
         }];
         let pause = |scope: &PauseScope| {
             let pause = Pause {

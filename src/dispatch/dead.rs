@@ -4,6 +4,9 @@
 //! transaction at a time finds out whether it lives again, after 1, 2, 4 minutes and so on. Nothing is remembered of
 //! its messages, and nothing outlives the process: after a restart three attempts tell again.
 //!
+//! A transport that is broken (RO-8) is the same with other numbers: one attempt tells, and probes come at the first retry
+//! interval and not before, because only an operator can mend it.
+//!
 //! Two kinds of mail do not wait for a probe to succeed. What reaches its expiry has its last attempt then (RT-3, RT-4),
 //! and since that is an attempt like any other, it is the probe of that time. What an operator kicks makes a probe due.
 
@@ -42,11 +45,18 @@ pub struct DeadDestination {
     pub probe: Option<Timestamp>,
     /// The last word of the last attempt.
     pub text: String,
+    /// It is a transport that an operator has to mend (RO-8).
+    pub broken: bool,
 }
 
 impl fmt::Display for DeadDestination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "dead since {}: {}", self.since, self.text)
+        let what = if self.broken {
+            "transport broken"
+        } else {
+            "dead"
+        };
+        write!(f, "{what} since {}: {}", self.since, self.text)
     }
 }
 
@@ -57,6 +67,8 @@ pub enum News {
     Dead(DeadDestination),
     /// It lives again, after so long.
     Alive(Duration),
+    /// The same of a transport that was broken.
+    Mended(Duration),
 }
 
 /// What a probe shall take.
@@ -100,6 +112,8 @@ struct State {
     /// This probe: something was sent; an attempt ended before MAIL.
     sent: bool,
     struck: bool,
+    /// It is a transport, and broken (RO-8).
+    broken: bool,
     /// It was told that it is dead: no attempt from before is under way that may still succeed.
     told: bool,
     /// The first of its mail reaches its expiry; `None`: not known, or none did when somebody looked.
@@ -164,16 +178,33 @@ impl Dead {
         let Some(state) = self.entries.remove(key).and_then(|entry| entry.dead) else {
             return (false, None);
         };
-        let news = state.told.then(|| News::Alive(now.since(state.since)));
+        let after = now.since(state.since);
+        let news = match state.broken {
+            true => News::Mended(after),
+            false => News::Alive(after),
+        };
+        let news = state.told.then_some(news);
         (true, news)
     }
 
     /// An attempt ended before MAIL, with these words. `true`: it is dead from now on.
     pub fn strike(&mut self, key: &DestinationKey, text: &str, now: Timestamp) -> bool {
+        self.struck(key, text, false, now)
+    }
+
+    /// An attempt found the transport broken, with these words (RO-8). `true`: its mail waits from now on.
+    pub fn broken(&mut self, key: &DestinationKey, text: &str, now: Timestamp) -> bool {
+        self.struck(key, text, true, now)
+    }
+
+    fn struck(&mut self, key: &DestinationKey, text: &str, broken: bool, now: Timestamp) -> bool {
         if !self.entries.contains_key(key) && !self.make_room() {
             return false;
         }
-        let wait = self.wait(0);
+        let wait = match broken {
+            true => self.longest,
+            false => wait(0, self.longest),
+        };
         let entry = self.entries.entry(key.clone()).or_insert(Entry {
             strikes: 0,
             text: String::new(),
@@ -185,9 +216,15 @@ impl Dead {
         entry.text = text.chars().take(MOST_TEXT).collect();
         if let Some(state) = &mut entry.dead {
             state.struck = true;
+            if broken && !state.broken {
+                // It was merely dead before, and that is not what an operator has to know now.
+                state.broken = true;
+                state.told = false;
+                state.since = now;
+            }
             return false;
         }
-        if entry.strikes < STRIKES {
+        if entry.strikes < STRIKES && !broken {
             return false;
         }
         let probe_at = now.plus(wait);
@@ -199,6 +236,7 @@ impl Dead {
             wanted: true,
             sent: false,
             struck: false,
+            broken,
             told: false,
             expiry: None,
             look: now,
@@ -335,7 +373,10 @@ impl Dead {
             (true, _) => {
                 // There may be more; if not, the next probe will see.
                 state.wanted = true;
-                state.probe_at = now.plus(wait(state.failed, longest));
+                state.probe_at = now.plus(match state.broken {
+                    true => longest,
+                    false => wait(state.failed, longest),
+                });
                 Phase::Waiting(state.timer())
             }
         };
@@ -345,10 +386,6 @@ impl Dead {
     /// The probe could not be made for a reason of our own: again at `at`.
     pub fn put_off(&mut self, key: &DestinationKey, at: Timestamp) {
         self.set(key, Phase::Waiting(at));
-    }
-
-    fn wait(&self, failed: u32) -> Duration {
-        wait(failed, self.longest)
     }
 
     fn state(&self, key: &DestinationKey) -> Option<&State> {
@@ -410,6 +447,7 @@ impl Entry {
                 Phase::Overdue | Phase::Probing => None,
             },
             text: self.text.clone(),
+            broken: state.broken,
         })
     }
 }
@@ -493,6 +531,47 @@ mod tests {
         assert_eq!(times, [180, 420, 870, 1320, 1770]);
         dead.set_longest(Duration::from_secs(10), at(1400));
         assert_eq!(dead.next(), Some(at(1410)), "CFG-6");
+    }
+
+    // RO-8
+    #[test]
+    fn one_attempt_tells_that_a_transport_is_broken_and_it_is_probed_once_per_first_interval() {
+        let mut dead = Dead::new(Duration::from_secs(450));
+        assert!(dead.broken(&key(0), "535 no", at(0)));
+        assert!(!dead.broken(&key(0), "535 no", at(1)), "it is already");
+        let Some(News::Dead(told)) = dead.quiet(&key(0), at(1)) else {
+            panic!("it must be told")
+        };
+        assert!(told.broken);
+        assert_eq!(
+            told.to_string().split(" since ").next(),
+            Some("transport broken")
+        );
+        for n in 1..5 {
+            assert_eq!(dead.next(), Some(at(450 * n)));
+            let now = at(450 * n);
+            dead.probe(&key(0));
+            dead.take(&key(0), true, now);
+            dead.sent(&key(0));
+            dead.broken(&key(0), "535 no", now);
+            dead.probed(&key(0), now);
+            assert_eq!(dead.quiet(&key(0), now), None, "told once");
+        }
+        let mended = News::Mended(Duration::from_secs(2000));
+        assert_eq!(dead.reached(&key(0), at(2000)), (true, Some(mended)));
+    }
+
+    // RO-8, SC-7
+    #[test]
+    fn what_was_merely_dead_is_told_again_when_it_is_found_broken() {
+        let mut dead = dead(450);
+        dead.probe(&key(0));
+        dead.take(&key(0), true, at(60));
+        dead.sent(&key(0));
+        dead.broken(&key(0), "certificate", at(60));
+        dead.probed(&key(0), at(60));
+        assert_eq!(dead.next(), Some(at(510)));
+        assert!(matches!(dead.quiet(&key(0), at(60)), Some(News::Dead(dead)) if dead.broken));
     }
 
     // SC-7

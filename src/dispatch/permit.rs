@@ -88,6 +88,8 @@ pub struct Feedback {
     /// The attempt ended before MAIL by what the destination did or did not do (SC-7): its last words. Not for faults of
     /// our own, nor for what is certain at once, as that the domain does not exist.
     pub strike: Option<String>,
+    /// The transport is broken: nothing can be done through it before an operator mends it (RO-8); why.
+    pub broken: Option<String>,
     /// The reply or error that asks for fewer connections: connection failure, 421, 4.7.x.
     pub push_back: Option<String>,
 }

@@ -275,9 +275,13 @@ impl Schedule {
         now: Timestamp,
     ) -> bool {
         self.progress += 1;
-        let (reached, strike) = match &feedback {
-            Some(feedback) => (feedback.reached_mail, feedback.strike.clone()),
-            None => (false, None),
+        let (reached, strike, broken) = match &feedback {
+            Some(feedback) => (
+                feedback.reached_mail,
+                feedback.strike.clone(),
+                feedback.broken.clone(),
+            ),
+            None => (false, None, None),
         };
         self.turns.release(key, feedback, now);
         if reached {
@@ -288,7 +292,11 @@ impl Schedule {
             self.news.extend(news.map(|news| (key.clone(), news)));
             return false;
         }
-        let died = strike.is_some_and(|text| self.dead.strike(key, &text, now));
+        let died = match (broken, strike) {
+            (Some(text), _) => self.dead.broken(key, &text, now),
+            (None, Some(text)) => self.dead.strike(key, &text, now),
+            (None, None) => false,
+        };
         if died {
             self.turns.forget(key);
         }

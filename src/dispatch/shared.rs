@@ -18,6 +18,7 @@ use super::{DestinationSnapshot, Snapshot, Wake};
 use crate::clock::{Clock, Timestamp};
 use crate::config::Live;
 use crate::log::Line;
+use crate::policy::route::relay_of;
 use crate::store::{DestinationKey, Store};
 
 /// What the handles, the permits and the thread share.
@@ -311,10 +312,23 @@ impl Shared {
     }
 }
 
-/// SC-7: an operator reads when a destination died, and when it came back.
+fn transport(destination: &DestinationKey) -> &str {
+    relay_of(destination).unwrap_or(&destination.0)
+}
+
+/// SC-7, RO-8: an operator reads when a destination died, and when it came back.
 pub(super) fn tell(news: &[(DestinationKey, News)]) {
     for (destination, news) in news {
         match news {
+            News::Dead(dead) if dead.broken => Line::new("transport-broken")
+                .key("transport", transport(destination))
+                .opt("probe", dead.probe)
+                .peer("text", &dead.text)
+                .error(),
+            News::Mended(after) => Line::new("transport-mended")
+                .key("transport", transport(destination))
+                .span("after", *after)
+                .info(),
             News::Dead(dead) => Line::new("destination-dead")
                 .key("destination", destination)
                 .opt("probe", dead.probe)

@@ -398,6 +398,7 @@ impl World {
             _ => Some(Feedback {
                 reached_mail: !down,
                 strike: down.then(|| "down".to_owned()),
+                broken: None,
                 push_back: None,
             }),
         };

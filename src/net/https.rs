@@ -89,7 +89,7 @@ impl Network {
     /// # Errors
     /// [`HttpsError`]
     pub fn https(&self, request: &Request<'_>, deadline: Deadline) -> Result<Response, HttpsError> {
-        let context = self.tls().map_err(failed)?;
+        let context = self.tls(None).map_err(failed)?;
         let addresses = self.https_addresses(request, deadline)?;
         let config = self.live().get();
         let connection = dial::dial(

@@ -11,6 +11,7 @@ pub mod stream;
 pub mod tls;
 pub mod walk;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::clock::Clock;
@@ -45,12 +46,12 @@ impl Network {
         &self.resolver
     }
 
-    /// What TLS sessions share under the configuration in force.
+    /// What TLS sessions share under the configuration in force; with a transport's own authorities, if it has any.
     ///
     /// # Errors
-    /// `tls.ca_file` cannot be used, in words: a fault of ours (DV-19).
-    pub fn tls(&self) -> Result<tls::Context, String> {
-        self.contexts.context(&self.live.get())
+    /// The file of authorities cannot be used, in words: a fault of ours (DV-19).
+    pub fn tls(&self, ca_file: Option<&Path>) -> Result<tls::Context, String> {
+        self.contexts.context(&self.live.get(), ca_file)
     }
 
     fn live(&self) -> &Live {

@@ -15,7 +15,9 @@ use super::deadline::Deadline;
 use super::socket::{self, Socket};
 use super::tls::server::{Identity, Secured};
 use super::tls::{self, Tls};
+use crate::policy::failure::TlsLevel;
 use crate::policy::tls::{Conditions, Reached};
+use crate::smtp::sasl::Protection;
 
 /// A connection. Reads and writes carry their own deadline.
 #[derive(Debug)]
@@ -235,6 +237,17 @@ impl Stream {
         match &self.0 {
             Layer::Plain(_) => None,
             Layer::Tls(_, reached) => reached.as_ref(),
+        }
+    }
+
+    /// What of the handshake matters to AUTH; nothing in clear.
+    pub fn protection(&self) -> Protection {
+        match &self.0 {
+            Layer::Tls(tls, Some(reached)) => Protection {
+                verified: reached.level() >= TlsLevel::Verified,
+                binding: tls.binding(),
+            },
+            Layer::Plain(_) | Layer::Tls(..) => Protection::default(),
         }
     }
 

@@ -22,7 +22,7 @@ use super::Network;
 use super::deadline::Deadline;
 use super::dial::{self, Connection};
 use super::dns::{DnsError, IpFamily, Resolver};
-use crate::config::{Config, Family, RelayHost};
+use crate::config::{Config, Deliver, Family, HostOrder, Line, Relay, RelayHost};
 use crate::policy::addresses::{self, Rules};
 use crate::policy::failure::{Cause, Failure, Retry, Scope, Stage};
 use crate::policy::hosts::{self, Found, MxFacts, Own};
@@ -37,6 +37,7 @@ use crate::smtp::reply::EnhancedCode;
 pub struct Walk {
     network: Network,
     config: Arc<Config>,
+    line: Option<Arc<Line>>,
     own: Arc<Own>,
     plan: Plan,
     /// Addresses already looked up of hosts at the head of `plan.hosts`, to find ourselves among their equals.
@@ -127,11 +128,12 @@ impl Network {
                 hosts::direct(transport, domain, &facts, &own, port, seed)?
             }
             Target::Literal(ip) => literal(transport, *ip, port, &config)?,
-            Target::Relay(hosts) => relay(transport, hosts, &own),
+            Target::Relay(relay) => of_relay(transport, relay, &own, seed),
         };
         Ok(Walk {
             network: self.clone(),
             config,
+            line: None,
             own,
             plan,
             looked_up: Vec::new(),
@@ -148,6 +150,11 @@ impl Network {
 }
 
 impl Walk {
+    /// From where its connections set out, where that is not what `[deliver]` says (RO-17).
+    pub fn set_out_by(&mut self, line: Option<Arc<Line>>) {
+        self.line = line;
+    }
+
     /// The end of the attempt is put off: what it waited for a final dot's reply does not count (DV-6).
     pub fn ends_at(&mut self, deadline: Deadline) {
         self.deadline = deadline;
@@ -196,7 +203,7 @@ impl Walk {
         let result = dial::dial(
             addresses,
             host.port,
-            &deliver.source_addresses,
+            sources(&self.line, deliver),
             deliver.dial_timeout.get(),
             Deadline::after(self.host_time)
                 .min(self.deadline)
@@ -542,15 +549,15 @@ fn literal(transport: &str, ip: IpAddr, port: u16, config: &Config) -> Result<Pl
 
 /// RO-5: the hosts of a relay in their order, without MX and without the check of DV-8. The order is kept as their
 /// preference, so that one that is ourselves does not discard the others.
-fn relay(transport: &str, hosts: &[(RelayHost, u16)], own: &Own) -> Plan {
+fn of_relay(transport: &str, relay: &Arc<Relay>, own: &Own, seed: u64) -> Plan {
     let mut plan = Plan {
         transport: transport.to_string(),
-        target: Target::Relay(hosts.to_vec()),
+        target: Target::Relay(Arc::clone(relay)),
         implicit: None,
         hosts: Vec::new(),
         skips: Vec::new(),
     };
-    for (host, port) in hosts {
+    for (host, port) in &relay.hosts {
         let name = match host {
             RelayHost::Name(name) => HostName::Name(name.clone()),
             RelayHost::Ip(ip) => HostName::Ip(*ip),
@@ -571,7 +578,23 @@ fn relay(transport: &str, hosts: &[(RelayHost, u16)], own: &Own) -> Plan {
             checked: false,
         });
     }
+    if relay.order == HostOrder::Random {
+        plan.hosts.sort_by_cached_key(|host| {
+            hosts::shuffle_key(seed, &format!("{}:{}", host.name, host.port))
+        });
+        for (n, host) in plan.hosts.iter_mut().enumerate() {
+            host.preference = u16::try_from(n).unwrap_or(u16::MAX);
+        }
+    }
     plan
+}
+
+/// Our addresses for a transport (RO-17).
+pub fn sources<'a>(line: &'a Option<Arc<Line>>, deliver: &'a Deliver) -> &'a [IpAddr] {
+    match line {
+        Some(line) if !line.source_addresses.is_empty() => &line.source_addresses,
+        _ => &deliver.source_addresses,
+    }
 }
 
 /// The MX question itself has no definite answer: the attempt ends, temporary 4.4.3 (DNS-3).

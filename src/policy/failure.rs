@@ -29,6 +29,9 @@ pub enum Scope {
     Host,
     /// The whole destination.
     Destination,
+    /// A relay as it is configured: its credentials, certificate, TLS or name. Another of its hosts may do better; if none
+    /// does, the transport is broken until an operator mends it. Ours, no attempt, and never a bounce (RO-8).
+    Transport,
     /// Ourselves: configuration, disk, memory, our network. Never held against a peer, never a bounce (DV-19).
     Local,
 }
@@ -64,6 +67,21 @@ pub enum Stage {
     Rset,
     /// QUIT.
     Quit,
+}
+
+impl Stage {
+    /// Whether there was a session that mail could be handed to.
+    pub fn is_from_mail_on(self) -> bool {
+        matches!(
+            self,
+            Stage::Mail
+                | Stage::Rcpt
+                | Stage::Data
+                | Stage::Content
+                | Stage::FinalDot
+                | Stage::Rset
+        )
+    }
 }
 
 impl fmt::Display for Stage {

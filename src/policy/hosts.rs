@@ -179,7 +179,7 @@ pub fn greeting_loop(plan: &Plan, host: &HostName) -> Failure {
     found.stage = Stage::Greeting;
     if matches!(plan.target, Target::Relay(_)) {
         found.retry = Retry::Later;
-        found.scope = Scope::Local;
+        found.scope = Scope::Transport;
         found.status = EnhancedCode::new(4, 3, 5);
         found.cause = Cause::Local;
     }
@@ -211,7 +211,9 @@ pub fn conclusion(plan: &Plan) -> Failure {
             let dns = hosts
                 .clone()
                 .any(|skip| is_unknown(&skip.reason) || skip.reason == Reason::OutOfTime);
-            // A smarthost without an address is a broken transport of ours and nobody's bounce (DV-19).
+            let resolver = |skip: &Skip| matches!(skip.reason, Reason::Resolver(_));
+            let none_asked = hosts.clone().count() > 0 && hosts.clone().all(resolver);
+            // A smarthost without an address is a broken transport of ours and nobody's bounce (RO-8, DV-19).
             let mut failure = failure(
                 Retry::Later,
                 if dns {
@@ -225,7 +227,11 @@ pub fn conclusion(plan: &Plan) -> Failure {
                     list(&plan.skips)
                 ),
             );
-            failure.scope = Scope::Local;
+            failure.scope = match (none_asked, dns) {
+                (true, _) => Scope::Local,
+                (_, true) => Scope::Destination,
+                (_, false) => Scope::Transport,
+            };
             return failure;
         }
     };
@@ -337,7 +343,7 @@ fn valid_target(record: &MxRecord) -> Result<Domain, Reason> {
 }
 
 /// A key that puts names in an order of its own for each seed.
-pub(super) fn shuffle_key(seed: u64, name: &str) -> u64 {
+pub(crate) fn shuffle_key(seed: u64, name: &str) -> u64 {
     // SipHash with fixed keys: the same seed gives the same order, as tests and `explain` want it.
     #[expect(
         deprecated,
@@ -351,6 +357,8 @@ pub(super) fn shuffle_key(seed: u64, name: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Relay;
+    use std::sync::Arc;
 
     fn name(text: &str) -> Domain {
         Domain::parse(text).unwrap()
@@ -617,20 +625,20 @@ mod tests {
         let failure = greeting_loop(&plan, &host);
         assert_eq!(failure.retry, Retry::Never);
         assert_eq!(failure.status.to_string(), "5.4.6");
-        plan.target = Target::Relay(Vec::new());
+        plan.target = Target::Relay(Arc::new(Relay::plain(Vec::new())));
         let failure = greeting_loop(&plan, &host);
         assert_eq!(failure.retry, Retry::Later);
-        assert_eq!(failure.scope, Scope::Local);
+        assert_eq!(failure.scope, Scope::Transport);
         assert_eq!(failure.status.to_string(), "4.3.5");
     }
 
-    // DV-19
+    // RO-8, DV-10, DV-19
     #[test]
     fn a_relay_without_a_usable_host_never_bounces() {
         for reason in [Reason::NxDomain, Reason::NoAddress, Reason::Ourselves] {
             let plan = Plan {
                 transport: "smart".to_string(),
-                target: Target::Relay(Vec::new()),
+                target: Target::Relay(Arc::new(Relay::plain(Vec::new()))),
                 implicit: None,
                 hosts: Vec::new(),
                 skips: vec![Skip {
@@ -640,7 +648,8 @@ mod tests {
                 }],
             };
             let failure = conclusion(&plan);
-            assert_eq!((failure.retry, failure.scope), (Retry::Later, Scope::Local));
+            let both = (failure.retry, failure.scope);
+            assert_eq!(both, (Retry::Later, Scope::Transport));
             assert_eq!(failure.status.to_string(), "4.3.5");
         }
     }

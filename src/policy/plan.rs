@@ -3,8 +3,9 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use crate::config::RelayHost;
+use crate::config::Relay;
 use crate::smtp::address::{AddressDomain, Domain};
 
 /// What a transport makes of a recipient: where the way begins.
@@ -14,8 +15,8 @@ pub enum Target {
     Domain(Domain),
     /// Direct: an address literal (DV-11).
     Literal(IpAddr),
-    /// Relay: these hosts and ports in this order, without MX (RO-5).
-    Relay(Vec<(RelayHost, u16)>),
+    /// Relay: its hosts and ports, without MX (RO-5).
+    Relay(Arc<Relay>),
 }
 
 impl From<&AddressDomain> for Target {

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::config::{Config, DomainPattern, Route, Transport, TransportKind};
+use crate::config::{Config, DomainPattern, Line, Route, Transport, TransportKind};
 use crate::policy::failure::{Cause, Failure, Retry, Scope, Stage};
 use crate::smtp::address::{AddressDomain, ForwardPath, ReversePath};
 use crate::smtp::reply::EnhancedCode;
@@ -40,6 +40,14 @@ pub enum Way<'a> {
 }
 
 impl Way<'_> {
+    /// How the transport sets out, where that is not what `[deliver]` says.
+    pub fn line(&self) -> Option<&Arc<Line>> {
+        match self {
+            Way::BuiltIn => None,
+            Way::Configured(transport) => transport.line.as_ref(),
+        }
+    }
+
     /// What the transport does.
     pub fn kind(&self) -> &TransportKind {
         match self {
@@ -103,7 +111,7 @@ pub fn route<'a>(config: &'a Config, facts: &RouteFacts<'a>) -> Routed<'a> {
     let destination = match &transport {
         Ok(way) => match way.kind() {
             TransportKind::Direct => direct_destination(facts.to.domain()),
-            TransportKind::Relay { .. } => named_destination(name),
+            TransportKind::Relay(_) => named_destination(name),
         },
         Err(_) => named_destination(name),
     };
@@ -183,15 +191,17 @@ mod tests {
     use std::net::{IpAddr, Ipv4Addr};
 
     use super::*;
-    use crate::config::RelayHost;
+    use crate::config::{Relay, RelayHost};
     use crate::smtp::address::{Domain, Mailbox};
 
     fn relay(name: &str) -> Transport {
         Transport {
             name: name.to_owned(),
-            kind: TransportKind::Relay {
-                hosts: vec![(RelayHost::Ip(IpAddr::V4(Ipv4Addr::LOCALHOST)), 25)],
-            },
+            kind: TransportKind::Relay(Arc::new(Relay::plain(vec![(
+                RelayHost::Ip(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+                25,
+            )]))),
+            line: None,
         }
     }
 

@@ -27,6 +27,7 @@
 //! | source                         | asks for                                                       | forbids clear text |
 //! |--------------------------------|----------------------------------------------------------------|--------------------|
 //! | `tls.level`, `[[tls_policy]]`  | what the word says                                             | from encrypt on    |
+//! | relay transport, in their place | a certificate for the host's name; what its keys say           | unless tls = none  |
 //! | memory                         | TLS, or a verified peer                                        | yes                |
 //! | MTA-STS enforce                | a listed host, a certificate for its name                      | yes                |
 //! | MTA-STS testing                | nothing; what enforce would refuse is reported                 | no                 |
@@ -54,7 +55,7 @@ pub use requirement::Requirement;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::config::{TlsMemory, TlsPolicy, TlsWanted};
+use crate::config::{Relay, RelayTls, TlsMemory, TlsPolicy, TlsWanted};
 use crate::message::RequireTls;
 use crate::policy::failure::{Cause, Failure, Retry, Scope, Stage, TlsLevel};
 use crate::policy::plan::HostName;
@@ -80,6 +81,8 @@ pub enum Source {
     Level,
     /// `[[tls_policy]]`
     Policy,
+    /// The relay transport.
+    Transport,
     /// What the domain once reached.
     Memory,
     /// MTA-STS in mode enforce.
@@ -97,6 +100,7 @@ impl fmt::Display for Source {
         f.write_str(match self {
             Source::Level => "tls.level",
             Source::Policy => "tls_policy",
+            Source::Transport => "transport",
             Source::Memory => "memory",
             Source::Sts => "mta-sts",
             Source::Dane => "dane",
@@ -240,20 +244,40 @@ impl Ask {
         }
     }
 
-    /// For mail that goes through a relay transport, which has words of its own about TLS (RO-6). Until those exist it
-    /// is opportunistic.
-    pub fn relay(fallback: bool, require: RequireTls) -> Ask {
-        Ask {
+    /// For mail that goes through a relay transport, which has words of its own about TLS (RO-6): neither what `[tls]`
+    /// says nor what DNS says counts there.
+    ///
+    /// # Errors
+    /// The message's failure: it requires what the transport does not give (RO-12).
+    pub fn relay(relay: &Relay, require: RequireTls) -> Result<Ask, Failure> {
+        let required = require == RequireTls::Yes;
+        if required && !relay.verifies() {
+            return Err(Failure {
+                retry: Retry::Never,
+                scope: Scope::Destination,
+                stage: Stage::Route,
+                ..skip(
+                    REQUIRETLS,
+                    "REQUIRETLS cannot be met through this transport, which does not verify TLS"
+                        .to_string(),
+                )
+            });
+        }
+        Ok(Ask {
             sts: false,
             memory: false,
             dane: false,
-            wanted: TlsWanted::Opportunistic,
+            wanted: match relay.tls {
+                Some(RelayTls::None) => TlsWanted::Never,
+                _ if relay.danger_accept_invalid_certs => TlsWanted::Encrypt,
+                _ => TlsWanted::Verify,
+            },
             names: Vec::new(),
-            source: Source::Level,
+            source: Source::Transport,
             held: TlsMemory::Off,
-            fallback,
+            fallback: false,
             require,
-        }
+        })
     }
 
     /// With the facts of the domain; those that were not asked for count as nothing.
@@ -415,7 +439,9 @@ impl Course {
         }
         if ask.require == RequireTls::Yes {
             // RFC 8689 §4.2.1: a name from DNSSEC or from an MTA-STS policy.
-            if !conditions.by_dane && !sources.contains(&Source::Sts) {
+            // Through a relay the operator vouches for its name (RO-12).
+            let vouched = sources.contains(&Source::Sts) || sources.contains(&Source::Transport);
+            if !conditions.by_dane && !vouched {
                 return Err(Failure {
                     retry: Retry::Never,
                     ..skip(

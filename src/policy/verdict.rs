@@ -7,6 +7,9 @@ use super::failure::{Cause, Failure, Retry, Scope, Stage, Verdict};
 use super::retry::{Course, Ended, Terms};
 use crate::smtp::reply::{EnhancedCode, Reply};
 
+/// Authentication failed (RFC 4954 §6: X.7.8, authentication credentials invalid), for now.
+pub const AUTH_FAILED: EnhancedCode = EnhancedCode::new(4, 7, 8);
+
 /// What a 4yz or 5yz to MAIL, RCPT, DATA, the content or the final dot says (CL-5, CL-17 to CL-19). `enhanced`: the
 /// peer announced ENHANCEDSTATUSCODES.
 pub fn refused(stage: Stage, reply: &Reply, enhanced: bool) -> Failure {
@@ -54,6 +57,9 @@ pub fn session_refused(stage: Stage, reply: &Reply, enhanced: bool, relay: bool)
         failure.retry = Retry::Later;
         failure.status = temporary(failure.status);
     }
+    if stage == Stage::Auth && failure.status.subject() == 0 {
+        failure.status = AUTH_FAILED;
+    }
     failure
 }
 
@@ -74,9 +80,13 @@ pub fn is_about_address(failure: &Failure) -> bool {
 }
 
 /// What the failures of all hosts tried mean together, in the order in which they came (DV-16). A host's word is for
-/// good only if every host says so (CL-1, CL-11 to CL-13); else the last temporary one counts. The place of the one that
-/// counts; `None` without any.
+/// good only if every host says so (CL-1, CL-11 to CL-13); else the last temporary one counts. Where no host was good
+/// enough for MAIL, it is what an operator must mend (RO-8). The place of the one that counts; `None` without any.
 pub fn exhausted(failures: &[Failure]) -> Option<usize> {
+    let to_mend = failures.iter().rposition(|f| f.scope == Scope::Transport);
+    if to_mend.is_some() && !failures.iter().any(|f| f.stage.is_from_mail_on()) {
+        return to_mend;
+    }
     let last_temporary = failures.iter().rposition(|f| f.retry == Retry::Later);
     last_temporary.or(failures.len().checked_sub(1))
 }

@@ -4,8 +4,9 @@
 //! wrong state cannot be written down:
 //!
 //! ```text
-//! Opening ── greeting, EHLO or HELO, STARTTLS ──► Ready ── begin ──► Transaction ── end ──► Ready
-//!                                                   └── quit ──► Quitting
+//! Opening ── greeting, EHLO or HELO, STARTTLS, AUTH ──► Ready ── begin ──► Transaction ── end ──► Ready
+//!                                                        ├── noop ──► Asking ──► Ready
+//!                                                        └── quit ──► Quitting
 //! ```
 //!
 //! Each of them is a [`Dialogue`]: whoever drives it sends what is in the [`Wire`]'s output, puts in what the peer
@@ -36,6 +37,10 @@ pub enum Command {
     Helo,
     /// STARTTLS
     StartTls,
+    /// AUTH, up to its end
+    Auth,
+    /// NOOP
+    Noop,
     /// RSET before a transaction
     Rset,
     /// MAIL
@@ -59,6 +64,8 @@ impl fmt::Display for Command {
             Command::Ehlo => "EHLO",
             Command::Helo => "HELO",
             Command::StartTls => "STARTTLS",
+            Command::Auth => "AUTH",
+            Command::Noop => "NOOP",
             Command::Rset => "RSET",
             Command::Mail => "MAIL",
             Command::Rcpt(_) => "RCPT",
@@ -106,6 +113,10 @@ pub enum Why {
     OutOfStep,
     /// STARTTLS is required and was not announced (TLS-3).
     NotOffered,
+    /// No mechanism of AUTH will do (RO-7); why, in words.
+    NoMechanism(String),
+    /// The peer's part of AUTH is not as it must be, so it may be somebody else (RO-8).
+    Unproved(String),
     /// Bytes came after the 220 of STARTTLS and before the handshake: somebody sits in between (TLS-8).
     Injection,
 }
@@ -121,6 +132,8 @@ impl fmt::Display for Broken {
                 self.at
             ),
             Why::NotOffered => f.write_str("STARTTLS is not offered"),
+            Why::NoMechanism(text) => write!(f, "AUTH: {text}"),
+            Why::Unproved(text) => write!(f, "AUTH came to nothing: {text}"),
             Why::Injection => f.write_str("data between STARTTLS and the handshake"),
         }
     }
@@ -274,10 +287,53 @@ impl Ready {
         Transaction::new(self, mail, recipients)
     }
 
+    /// Asks whether the peer is still there.
+    pub fn noop(mut self) -> Asking {
+        self.wire.output.extend_from_slice(b"NOOP\r\n");
+        Asking {
+            ready: self,
+            answered: false,
+        }
+    }
+
     /// Ends the session.
     pub fn quit(mut self) -> Quitting {
         self.wire.output.extend_from_slice(b"QUIT\r\n");
         Quitting { wire: self.wire }
+    }
+}
+
+/// A session whose peer was asked for a sign of life.
+#[derive(Debug)]
+pub struct Asking {
+    ready: Ready,
+    answered: bool,
+}
+
+impl Asking {
+    /// The session at rest, after [`Step::Done`].
+    pub fn finish(self) -> Ready {
+        self.ready
+    }
+}
+
+impl Dialogue for Asking {
+    fn wire(&mut self) -> &mut Wire {
+        &mut self.ready.wire
+    }
+
+    fn advance(&mut self) -> Result<Step, Broken> {
+        if self.answered {
+            return Ok(Step::Done);
+        }
+        match self.ready.wire.next_reply(Command::Noop)? {
+            None => Ok(Step::Await(Command::Noop)),
+            Some(reply) if reply.code().is_positive() => {
+                self.answered = true;
+                Ok(Step::Done)
+            }
+            Some(reply) => Err(Broken::refused(Command::Noop, reply)),
+        }
     }
 }
 

@@ -11,6 +11,7 @@ pub mod ehlo;
 pub mod line;
 pub mod params;
 pub mod reply;
+pub mod sasl;
 pub mod serialise;
 pub mod server;
 pub mod xtext;

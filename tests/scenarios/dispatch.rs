@@ -453,6 +453,7 @@ fn what_a_destination_says_against_connections_is_shown() {
     office.send(&["b@dest.example"]);
     let (first, second) = (office.take(), office.take());
     first.permit.finish(Feedback {
+        broken: None,
         reached_mail: false,
         strike: None,
         push_back: Some("421 4.7.0 too many connections".to_owned()),

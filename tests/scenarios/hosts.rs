@@ -4,10 +4,11 @@
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use posthaste::clock::{Clock, Timestamp};
-use posthaste::config::{Config, Live, RelayHost};
+use posthaste::config::{Config, Live, Relay, RelayHost};
 use posthaste::net::Network;
 use posthaste::net::deadline::Deadline;
 use posthaste::net::walk::Walk;
@@ -29,6 +30,10 @@ fn network(dns: &DnsServer, settings: &str) -> Network {
     let config = Config::parse(&text, Path::new("test.toml")).unwrap();
     let clock = Clock::manual(Timestamp::from_secs(1_800_000_000));
     Network::new(Live::new(config), clock)
+}
+
+fn relay(hosts: Vec<(RelayHost, u16)>) -> Target {
+    Target::Relay(Arc::new(Relay::plain(hosts)))
 }
 
 fn domain(name: &str) -> Target {
@@ -423,7 +428,7 @@ fn a_relay_may_be_anywhere() {
     let live = listener("127.0.0.1", 0);
     let dns = DnsServer::start().a("smart.example", "127.0.0.1");
     let smart = RelayHost::Name(Domain::parse("smart.example").unwrap());
-    let target = Target::Relay(vec![(smart, port_of(&live))]);
+    let target = relay(vec![(smart, port_of(&live))]);
     let mut walk = walk(&network(&dns, ""), &target).unwrap();
     let host = walk.next_host().unwrap();
     walk.dial(&host, long()).unwrap();
@@ -506,10 +511,11 @@ fn a_relay_that_is_our_own_listener_is_broken_and_nobodys_bounce() {
         RelayHost::Ip("127.0.4.9".parse().unwrap()),
         RelayHost::Name(Domain::parse("smart.example").unwrap()),
     ] {
-        let mut walk = walk(&network, &Target::Relay(vec![(host, 2597)])).unwrap();
+        let mut walk = walk(&network, &relay(vec![(host, 2597)])).unwrap();
         assert!(walk.next_host().is_none());
         let failure = walk.conclusion();
-        assert_eq!((failure.retry, failure.scope), (Retry::Later, Scope::Local));
+        let both = (failure.retry, failure.scope);
+        assert_eq!(both, (Retry::Later, Scope::Transport));
         assert_eq!(failure.status.to_string(), "4.3.5");
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 use posthaste::clock::Timestamp;
-use posthaste::config::{Config, Live, RelayHost, Transport, TransportKind};
+use posthaste::config::{Config, Live, Relay, RelayHost, Transport, TransportKind};
 use posthaste::dispatch::{Dispatcher, Feedback, Transaction, Wake};
 use posthaste::message::QueueId;
 use posthaste::policy::failure::Verdict;
@@ -44,9 +44,8 @@ pub fn relay(name: &str) -> Transport {
     let host = RelayHost::Ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
     Transport {
         name: name.to_owned(),
-        kind: TransportKind::Relay {
-            hosts: vec![(host, 2525)],
-        },
+        kind: TransportKind::Relay(Arc::new(Relay::plain(vec![(host, 2525)]))),
+        line: None,
     }
 }
 

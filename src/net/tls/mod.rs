@@ -7,11 +7,13 @@
 //! - [`stream`]: the session under deadlines, of both sides.
 //! - [`server`]: the certificate that our listeners show, and their side of the handshake (IN-30).
 //! - [`names`]: whether a certificate is for a name (TLS-11).
+//! - `binding`: what ties AUTH to a session (RFC 9266).
 //! - [`dane`]: whether a chain matches TLSA records (DANE-5).
 //!
 //! The `openssl` crate and not native-tls, because the chain and the result of its verification must be had without
 //! failing. HTTPS (MTA-STS, reports) is native-tls's, in its own modules.
 
+mod binding;
 pub mod dane;
 pub mod names;
 pub mod server;
@@ -23,6 +25,7 @@ mod stream;
 mod ca;
 
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use openssl::error::ErrorStack;
@@ -60,8 +63,20 @@ impl Context {
     /// # Errors
     /// What is wrong with it, in words.
     pub fn new(tls: &config::Tls) -> Result<Context, String> {
-        let context = context(tls).map_err(|error| match &tls.ca_file {
-            Some(path) => format!("tls.ca_file {}: {error}", path.display()),
+        let ca_file = tls.ca_file.as_deref();
+        Context::with(tls, ca_file).map_err(|error| match ca_file {
+            Some(_) => format!("tls.{error}"),
+            None => error,
+        })
+    }
+
+    /// The same with other authorities than those of `[tls]`.
+    ///
+    /// # Errors
+    /// What is wrong with them, in words.
+    pub fn with(tls: &config::Tls, ca_file: Option<&Path>) -> Result<Context, String> {
+        let context = context(tls, ca_file).map_err(|error| match ca_file {
+            Some(path) => format!("ca_file {}: {error}", path.display()),
             None => format!("TLS cannot be set up: {error}"),
         })?;
         Ok(Context(context.build()))
@@ -90,7 +105,7 @@ impl Context {
     }
 }
 
-fn context(tls: &config::Tls) -> Result<SslContextBuilder, ErrorStack> {
+fn context(tls: &config::Tls, ca_file: Option<&Path>) -> Result<SslContextBuilder, ErrorStack> {
     let mut context = SslContext::builder(SslMethod::tls_client())?;
     // The result is looked at afterwards; nothing is refused in the handshake itself.
     context.set_verify(SslVerifyMode::NONE);
@@ -101,7 +116,7 @@ fn context(tls: &config::Tls) -> Result<SslContextBuilder, ErrorStack> {
         TlsVersion::Tls12 => SslVersion::TLS1_2,
         TlsVersion::Tls13 => SslVersion::TLS1_3,
     }))?;
-    match &tls.ca_file {
+    match ca_file {
         Some(path) => context.set_ca_file(path)?,
         None => context.set_default_verify_paths()?,
     }
@@ -130,22 +145,34 @@ fn manners(context: &mut SslContextBuilder) {
     context.set_read_ahead(true);
 }
 
-/// The context of the configuration in force, made again when it changes: a reload reads `ca_file` anew (CFG-5).
+/// The contexts of the configuration in force, made again when it changes: a reload reads each `ca_file` anew (CFG-5).
 #[derive(Debug, Default)]
-pub(super) struct Kept(Mutex<Option<(Arc<Config>, Context)>>);
+pub(super) struct Kept(Mutex<Option<(Arc<Config>, Contexts)>>);
+
+/// By their authorities; `None` are those of `[tls]`.
+type Contexts = Vec<(Option<PathBuf>, Context)>;
 
 impl Kept {
-    /// The context under this configuration.
-    pub(super) fn context(&self, config: &Arc<Config>) -> Result<Context, String> {
+    /// The context under this configuration, with these authorities or those of `[tls]`.
+    pub(super) fn context(
+        &self,
+        config: &Arc<Config>,
+        ca_file: Option<&Path>,
+    ) -> Result<Context, String> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((of, context)) = &*kept
-            && Arc::ptr_eq(of, config)
-        {
+        let contexts = match &mut *kept {
+            Some((of, contexts)) if Arc::ptr_eq(of, config) => contexts,
+            kept => &mut kept.insert((Arc::clone(config), Vec::new())).1,
+        };
+        if let Some((_, context)) = contexts.iter().find(|(of, _)| of.as_deref() == ca_file) {
             return Ok(context.clone());
         }
         // Under the lock: whoever comes meanwhile needs the same.
-        let context = Context::new(&config.tls)?;
-        *kept = Some((Arc::clone(config), context.clone()));
+        let context = match ca_file {
+            Some(_) => Context::with(&config.tls, ca_file)?,
+            None => Context::new(&config.tls)?,
+        };
+        contexts.push((ca_file.map(Path::to_owned), context.clone()));
         Ok(context)
     }
 }

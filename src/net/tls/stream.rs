@@ -11,7 +11,8 @@ use nix::poll::PollFlags;
 use openssl::error::ErrorStack;
 use openssl::ssl::{ErrorCode, ShutdownState, Ssl, SslRef, SslStream};
 
-use super::{Deadline, Socket};
+use super::{Deadline, Socket, binding};
+use crate::smtp::sasl::Binding;
 
 /// The most that is kept back for a peer that does not read; one record is 16 KiB and a little, the rest is room for
 /// the answers of the protocol itself. A peer that makes us write more than that without reading is cut off.
@@ -73,6 +74,11 @@ impl Tls {
     /// What the handshake agreed on.
     pub(super) fn ssl(&self) -> &SslRef {
         self.stream.ssl()
+    }
+
+    /// What ties AUTH to this session, on the client's side.
+    pub(in crate::net) fn binding(&self) -> Option<Binding> {
+        binding::of_client(self.ssl())
     }
 
     /// Reads at least one byte, or 0 at the end.

@@ -94,6 +94,7 @@ impl Requirement {
                 Source::Waived => continue,
                 Source::Level => "this host requires it".to_string(),
                 Source::Policy => "this host requires it of the domain".to_string(),
+                Source::Transport => "the transport requires it".to_string(),
                 Source::Memory => {
                     let level = self.memory.level();
                     format!("the domain was {level} before")

@@ -13,6 +13,7 @@ fn options() -> Options {
         starttls: StartTls::IfOffered,
         helo_fallback: true,
         pipelining: true,
+        credentials: None,
     }
 }
 
@@ -178,7 +179,7 @@ fn after_the_handshake_ehlo_is_sent_anew_and_only_its_answer_counts() {
         "STARTTLS\r\n"
     );
     assert_eq!(hear(&mut opening, "220 go\r\n").1, Ok(Step::Handshake));
-    opening.secured();
+    opening.secured(Default::default());
     assert_eq!(go_on(&mut opening).0, "EHLO here.test\r\n");
     let mut refused = opening;
     assert_eq!(
@@ -197,7 +198,7 @@ fn helo_is_not_sent_inside_tls() {
     hear(&mut opening, "220 x\r\n");
     hear(&mut opening, "250-x\r\n250 STARTTLS\r\n");
     hear(&mut opening, "220 go\r\n");
-    opening.secured();
+    opening.secured(Default::default());
     go_on(&mut opening);
     let (output, step) = hear(&mut opening, "500 what?\r\n");
     assert_eq!((output.as_str(), step.unwrap_err().at), ("", Command::Ehlo));

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use posthaste::clock::Timestamp;
-use posthaste::config::{Config, Live, Span, Transport, TransportKind};
+use posthaste::config::{Config, Live, Relay, Span, Transport, TransportKind};
 use posthaste::delivery::{TlsSeams, Tools, Workers};
 use posthaste::dispatch::{Permit, Transaction, Wake};
 use posthaste::message::{Head, QueueId};
@@ -160,7 +160,8 @@ impl Bench {
         let mut bench = Bench::with(&[], |config| {
             config.transport.push(Transport {
                 name: "smart".to_string(),
-                kind: TransportKind::Relay { hosts: servers },
+                kind: TransportKind::Relay(Arc::new(Relay::plain(servers))),
+                line: None,
             });
             change(config);
         });
