@@ -636,7 +636,6 @@ mod tests {
     #[test]
     fn what_this_version_cannot_do_is_refused_with_those_words() {
         for text in [
-            "[tls]\nreports = true",
             "[http]\naddress = \"127.0.0.1:80\"",
             "[[limit]]\ndestinations = [\"*\"]",
             "[limits]\nrate = \"1/1m\"",

@@ -6,7 +6,7 @@ use super::pattern::DomainPattern;
 use super::table::{table, words};
 use super::units::{Span, not_zero};
 use super::value::{absolute_if_any, within};
-use crate::smtp::address::{AddressDomain, Domain};
+use crate::smtp::address::{AddressDomain, Domain, Mailbox};
 
 words! {
     /// The lowest TLS version.
@@ -69,8 +69,25 @@ table! {
         dane: bool = "true";
         /// Longest TLS handshake.
         handshake_timeout: Span = "\"1m\"", not_zero;
+        /// Whether domains that ask for it are told each day how TLS toward their hosts went (RFC 8460).
+        reports: bool = "true";
+        /// From of these reports, and whom to ask about them; unset: `from` of `[dsn]`.
+        report_from: Option<Mailbox> = (unset), plain_if_any;
     }
-    later ["reports", "report_from"]
+}
+
+/// A report is ASCII, and signed by a domain.
+fn plain_if_any(from: &Option<Mailbox>) -> Result<(), String> {
+    match from {
+        Some(from) if !is_plain(from) => {
+            Err("an ASCII address with a domain name is wanted".to_owned())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_plain(mailbox: &Mailbox) -> bool {
+    !mailbox.needs_utf8() && matches!(mailbox.domain(), AddressDomain::Name(_))
 }
 
 table! {

@@ -16,12 +16,13 @@ use super::keys;
 use super::memory::{self, Idle};
 use crate::clock::Clock;
 use crate::config::{Config, ListenAddress, Live};
-use crate::delivery::{Refresher, Sts, TlsSeams, Tools, Workers};
+use crate::delivery::{Counter, Refresher, Reporter, Sts, TlsSeams, Tools, Workers};
 use crate::dispatch::{Dispatcher, Fatal};
 use crate::front::accept::Intake;
 use crate::front::control::{self, Host as _};
 use crate::front::listener::{self, Front};
 use crate::front::notices::Notices;
+use crate::front::reports::ReportOutbox;
 use crate::front::unix;
 use crate::log::{Line, Log};
 use crate::message::dkim::Keyring;
@@ -101,6 +102,7 @@ pub struct Daemon {
     control_path: PathBuf,
     notices: Notices,
     refresher: Refresher,
+    reporter: Reporter,
     asked: Receiver<Ask>,
 }
 
@@ -151,12 +153,15 @@ impl Daemon {
             let reason = "no name server in use is in dns.trusted";
             Line::new("dane-off").peer("reason", reason).warn();
         }
+        let counter = Arc::new(Counter::new(live.clone(), clock.clone()));
         let sts = Arc::new(Sts::new(
             store.clone(),
             live.clone(),
             clock.clone(),
             network.clone(),
+            Arc::clone(&counter) as _,
         ));
+        let reporting = network.clone();
         let tools = Tools {
             store: store.clone(),
             live: live.clone(),
@@ -164,7 +169,7 @@ impl Daemon {
             network,
             tls: TlsSeams {
                 sts: Arc::clone(&sts) as _,
-                ..TlsSeams::default()
+                reports: Arc::clone(&counter) as _,
             },
             wake: Arc::new(move |wake| waking.wake(wake)),
         };
@@ -202,7 +207,10 @@ impl Daemon {
         .map_err(failed("notices"))?;
         let now = clock.now();
         let refresher = Refresher::start(sts).map_err(failed("sts-refresh"))?;
-        let intake = Arc::new(Intake::new(live, store, dispatcher, clock));
+        let intake = Arc::new(Intake::new(live, store.clone(), dispatcher, clock));
+        let outbox = ReportOutbox::new(Arc::clone(&intake));
+        let reporter = Reporter::start(counter, store, reporting, Arc::new(outbox))
+            .map_err(failed("tls-reports"))?;
         let front = Front::start(doors.listeners, intake, fatal).map_err(failed("listeners"))?;
         let front = Arc::new(front);
         let _ = host.front.set(Arc::clone(&front));
@@ -218,6 +226,7 @@ impl Daemon {
             control_path,
             notices,
             refresher,
+            reporter,
             asked,
         })
     }
@@ -311,6 +320,7 @@ impl Daemon {
         self.workers.close();
         self.notices.stop();
         self.refresher.stop();
+        self.reporter.stop();
         self.control.stop();
         // Everything that was answered is committed; this checkpoints.
         self.host.store.close();

@@ -5,10 +5,11 @@
 
 use std::sync::Arc;
 
+use crate::message::QueueId;
 use crate::net::deadline::Deadline;
 use crate::policy::tls::facts::StsFacts;
 use crate::policy::tls::report::Seen;
-use crate::smtp::address::Domain;
+use crate::smtp::address::{Domain, Mailbox};
 
 /// Knows the MTA-STS policies of domains.
 pub trait StsSource: Send + Sync {
@@ -27,7 +28,20 @@ pub trait TlsReports: Send + Sync {
     fn seen(&self, seen: Seen);
 }
 
-/// Both of them.
+/// Takes mail of our own making: reports. It lies behind a door, so whoever opens the doors implements it.
+pub trait Outbox: Send + Sync {
+    /// Whether mail from this domain is signed with DKIM when it is taken. Reports that are not are ignored by those who
+    /// get them (RFC 8460 §3).
+    fn signs_for(&self, domain: &Domain) -> bool;
+
+    /// Queues a report from nobody to this address; on return it is committed. `content` has CRLF line ends.
+    ///
+    /// # Errors
+    /// Why not, in words; nothing is queued, ask again later.
+    fn queue(&self, to: &Mailbox, content: &[u8]) -> Result<QueueId, String>;
+}
+
+/// MTA-STS and reports.
 #[derive(Clone)]
 pub struct TlsSeams {
     /// MTA-STS.

@@ -20,13 +20,15 @@ mod session;
 mod settle;
 mod sts;
 mod taking;
+mod tlsrpt;
 mod worker;
 
-pub use facts::{StsSource, TlsReports, TlsSeams};
+pub use facts::{Outbox, StsSource, TlsReports, TlsSeams};
 pub use pool::Pools;
 pub use probe::{Probe, ProbedHost, ProbedSession};
 pub use running::{Doing, Registry};
 pub use sts::{Refresher, Sts};
+pub use tlsrpt::{Counter, Reporter};
 pub use worker::Workers;
 
 use std::sync::Arc;

@@ -37,6 +37,8 @@ pub struct NotOpened {
     pub without_a_byte: bool,
     /// STARTTLS or the handshake failed: the same host may be spoken to in clear where nothing forbids it (TLS-4).
     pub over_tls: bool,
+    /// The name with which the peer greeted, if it did.
+    pub greeting: String,
     /// What the handshake reached, where that was not enough.
     pub reached: Option<Arc<Reached>>,
 }
@@ -80,7 +82,10 @@ impl Session {
                 .and_then(|step| unless_injected(step, &mut stream, &mut opening));
             match step {
                 Ok(Step::Handshake) => {
-                    stream = secure(stream, security, total)?;
+                    stream = secure(stream, security, total).map_err(|not| NotOpened {
+                        greeting: opening.greeting_name().to_owned(),
+                        ..not
+                    })?;
                     secured = Some(opening.wire().replies());
                     opening.secured(protection(&stream));
                 }
@@ -99,6 +104,7 @@ impl Session {
                         without_a_byte: nothing_came && why.is_loss(),
                         over_tls: rejected || (why.command() == Command::StartTls && !injected),
                         enhanced: opening.wire().enhanced(),
+                        greeting: opening.greeting_name().to_owned(),
                         reached: None,
                         why,
                     });
@@ -113,6 +119,7 @@ impl Session {
             enhanced,
             without_a_byte: false,
             over_tls: false,
+            greeting: greeting.clone(),
             reached: None,
         })?;
         let origin = Origin {
@@ -133,6 +140,7 @@ fn secure(stream: Stream, security: Security<'_>, total: Deadline) -> Result<Str
         enhanced: false,
         without_a_byte: false,
         over_tls: true,
+        greeting: String::new(),
         reached,
     };
     let requirement = security.requirement;

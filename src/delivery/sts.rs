@@ -18,7 +18,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::StsSource;
+use super::{StsSource, TlsReports};
 use crate::clock::{Clock, Timestamp};
 use crate::config::Live;
 use crate::log::Line;
@@ -30,7 +30,7 @@ use crate::policy::hosts::Found;
 use crate::policy::sts;
 use crate::policy::tls::Fault;
 use crate::policy::tls::facts::{StsFacts, StsMode, StsPolicy};
-use crate::policy::tls::report::Kind;
+use crate::policy::tls::report::{Applied, Kind, Seen};
 use crate::smtp::address::Domain;
 use crate::store::{Store, StsChange, StsRow};
 
@@ -55,6 +55,7 @@ pub struct Sts {
     live: Live,
     clock: Clock,
     network: Network,
+    reports: Arc<dyn TlsReports>,
     fetches: Mutex<Fetches>,
     landed: Condvar,
 }
@@ -95,12 +96,19 @@ impl Drop for Fetching<'_> {
 
 impl Sts {
     /// Asks nobody yet.
-    pub fn new(store: Store, live: Live, clock: Clock, network: Network) -> Sts {
+    pub fn new(
+        store: Store,
+        live: Live,
+        clock: Clock,
+        network: Network,
+        reports: Arc<dyn TlsReports>,
+    ) -> Sts {
         Sts {
             store,
             live,
             clock,
             network,
+            reports,
             fetches: Mutex::default(),
             landed: Condvar::new(),
         }
@@ -234,6 +242,15 @@ impl Sts {
                     .peer("text", &fault.text)
                     .warn();
                 self.note_failed(domain, now);
+                self.reports.seen(Seen {
+                    domain: domain.clone(),
+                    applied: Applied::StsUnknown,
+                    host: None,
+                    address: None,
+                    helo: None,
+                    source: None,
+                    result: Err(fault),
+                });
                 return None;
             }
         };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::attempt::{After, Attempt};
-use super::opening::Security;
+use super::opening::{NotOpened, Security};
 use super::outcome::Break;
 use super::pool::{Key, Place};
 use super::session::Session;
@@ -19,6 +19,7 @@ use crate::net::dial::Connection;
 use crate::net::stream::Stream;
 use crate::net::walk::{self, ReadyHost, Walk};
 use crate::policy::failure::{Failure, Stage, TlsLevel};
+use crate::policy::retry::REPORT_CALLER;
 use crate::policy::tls::facts::{DaneFacts, StsMode};
 use crate::policy::tls::report::{self, Applied, Seen};
 use crate::policy::tls::{Encryption, Fault, Reached, Requirement, Source};
@@ -162,14 +163,15 @@ impl Attempt<'_> {
         if matches!(dane, DaneFacts::Failed(_)) {
             self.parts.store.metrics().dane(DaneResult::Lookup);
         }
-        if let (Err(failure), Some(domain)) = (&result, &self.domain)
+        if let (Err(failure), Some(domain)) = (&result, self.reported_domain())
             && let Some((applied, kind)) = self.course.skipped(&names, &dane)
         {
             self.parts.tls.reports.seen(Seen {
                 domain: domain.clone(),
                 applied,
-                host: host.name.clone(),
+                host: Some(host.name.clone()),
                 address: None,
+                helo: None,
                 source: None,
                 result: Err(Fault {
                     kind,
@@ -222,12 +224,8 @@ impl Attempt<'_> {
             scene.session = connected.elapsed();
             let not = match opened {
                 Ok(session) => {
-                    self.report(
-                        host,
-                        requirement,
-                        scene,
-                        session.origin().reached.as_deref(),
-                    );
+                    let asked = options.starttls != StartTls::Never;
+                    self.report(host, requirement, scene, &session, asked);
                     return match walk.check_greeting(host, session.greeting()) {
                         Ok(()) => Ok((session, total)),
                         Err(failure) => {
@@ -248,7 +246,7 @@ impl Attempt<'_> {
                 self.parts.store.metrics().tls_injection();
             }
             if not.over_tls && (options.starttls != StartTls::Never || self.implicit(host)) {
-                self.report_failed(host, requirement, scene, not.reached.as_deref(), &failure);
+                self.report_failed(host, requirement, scene, &not, &failure);
                 if !requirement.fallback {
                     return Err(match not.reached {
                         // It has been judged, and says why.
@@ -339,20 +337,24 @@ impl Attempt<'_> {
         });
     }
 
-    /// What a session says of the domain's policy.
+    /// What a session says of the domain's policy, if TLS was `asked` for.
     fn report(
         &self,
         host: &ReadyHost,
         requirement: &Requirement,
         scene: &Scene,
-        reached: Option<&Reached>,
+        session: &Session,
+        asked: bool,
     ) {
         let plain = Reached::plain();
-        let reached = reached.unwrap_or(&plain);
+        let reached = session.origin().reached.as_deref().unwrap_or(&plain);
         self.parts.store.metrics().tls(reached.level());
         self.count(requirement, true);
-        let result = report::of_session(requirement, reached);
-        self.seen(host, requirement, scene, result);
+        // Where we do not ask for TLS, a session in clear says nothing of the host.
+        if asked {
+            let result = report::of_session(requirement, reached);
+            self.seen(host, requirement, scene, session.greeting(), result);
+        }
     }
 
     /// The same of a session that came to nothing over TLS.
@@ -361,11 +363,11 @@ impl Attempt<'_> {
         host: &ReadyHost,
         requirement: &Requirement,
         scene: &Scene,
-        reached: Option<&Reached>,
+        not: &NotOpened,
         failure: &Failure,
     ) {
         self.count(requirement, false);
-        let result = match reached {
+        let result = match not.reached.as_deref() {
             Some(reached) => report::of_session(requirement, reached),
             None => Err(Fault {
                 kind: if failure.status == crate::policy::tls::NOT_OFFERED {
@@ -376,7 +378,7 @@ impl Attempt<'_> {
                 text: failure.text.clone(),
             }),
         };
-        self.seen(host, requirement, scene, result);
+        self.seen(host, requirement, scene, &not.greeting, result);
     }
 
     /// What a host's TLS came to, for those who asked something of it (OBS-6).
@@ -399,23 +401,38 @@ impl Attempt<'_> {
         host: &ReadyHost,
         requirement: &Requirement,
         scene: &Scene,
+        greeting: &str,
         result: Result<(), Fault>,
     ) {
-        let Some(domain) = &self.domain else { return };
+        if self.domain.is_none() {
+            return;
+        }
         if let Applied::Sts(policy) = &requirement.applied
             && policy.mode != StsMode::None
         {
             let enforce = policy.mode == StsMode::Enforce;
             self.parts.store.metrics().sts(enforce, result.is_ok());
         }
+        let Some(domain) = self.reported_domain() else {
+            return;
+        };
         self.parts.tls.reports.seen(Seen {
             domain: domain.clone(),
             applied: requirement.applied.clone(),
-            host: host.name.clone(),
+            host: Some(host.name.clone()),
             address: scene.address.map(|address| address.ip()),
+            helo: (!greeting.is_empty()).then(|| greeting.to_owned()),
             source: scene.source,
             result,
         });
+    }
+
+    /// The domain that may get a report of this attempt: never one of how its report was delivered (RPT-4).
+    fn reported_domain(&self) -> Option<&Domain> {
+        let own = self.running.head.caller == REPORT_CALLER;
+        self.domain
+            .as_ref()
+            .filter(|_| self.config.tls.reports && !own)
     }
 
     /// All slots of the host are taken: its limit, so no attempt (RT-7); unless another host has been tried.

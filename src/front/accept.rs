@@ -20,7 +20,8 @@ use crate::net::tls::server::Secured;
 use crate::policy::notice;
 use crate::policy::retry::Terms;
 use crate::policy::route::{RouteFacts, route};
-use crate::smtp::address::{ForwardPath, ReversePath};
+use crate::policy::tlsrpt::schedule;
+use crate::smtp::address::{Domain, ForwardPath, ReversePath};
 use crate::smtp::data::Oddities;
 use crate::store::{
     DestinationKey, NewClaim, NewContent, NewMessage, NewRow, RecipientRow, Staged, State, Store,
@@ -74,6 +75,7 @@ pub fn door(origin: Origin) -> &'static str {
     match origin {
         Origin::Ip(_) => "smtp",
         Origin::Uid(_) => "unix",
+        Origin::Own => "own",
     }
 }
 
@@ -123,6 +125,11 @@ impl Intake {
     /// The configuration in force now.
     pub fn config(&self) -> Arc<Config> {
         self.config.get()
+    }
+
+    /// Whether mail from this domain is signed.
+    pub(super) fn signs_for(&self, domain: &Domain) -> bool {
+        self.config.keyring().signs(domain)
     }
 
     /// Octets that are set aside for messages being received.
@@ -316,7 +323,7 @@ impl Incoming<'_> {
             head: Arc::clone(&head),
             content,
             recipients: plan.rows,
-            exempt_from_limits: false,
+            exempt_from_limits: self.is_own(),
         })?;
         self.log_queued(&head, &plan.only, plan.recipients);
         for mut transaction in plan.claimed {
@@ -358,17 +365,20 @@ impl Incoming<'_> {
             [only] => Some(&only.path),
             _ => None,
         };
-        Received {
-            helo: &self.client.helo,
-            origin: self.client.origin,
-            protocol: self.envelope.protocol,
-            cipher: self.envelope.tls.map(|tls| tls.cipher),
-            hostname: &config.hostname,
-            id,
-            only,
-            arrived,
+        // Nobody handed in what is our own.
+        if !self.is_own() {
+            Received {
+                helo: &self.client.helo,
+                origin: self.client.origin,
+                protocol: self.envelope.protocol,
+                cipher: self.envelope.tls.map(|tls| tls.cipher),
+                hostname: &config.hostname,
+                id,
+                only,
+                arrived,
+            }
+            .write(&mut added);
         }
-        .write(&mut added);
         let trace = added.len();
         // MSG-1
         if !header.date {
@@ -406,10 +416,16 @@ impl Incoming<'_> {
             envid: self.envelope.envid.clone(),
             ret: self.envelope.ret,
             priority: 0,
-            lifetime: None,
-            max_attempts: None,
+            // RT-10, RPT-4: a report is of no use for long.
+            lifetime: self.is_own().then(|| config.dsn.lifetime.get()),
+            max_attempts: self.is_own().then_some(schedule::TRIES),
             extras: Vec::new(),
         })
+    }
+
+    /// A report: it passes the limits of Q-18, and is tried for a short while.
+    fn is_own(&self) -> bool {
+        self.client.origin == Origin::Own
     }
 
     /// Groups the recipients by transport and destination. A group that fits one transaction is claimed in the accepting

@@ -12,6 +12,7 @@ use crate::message::trace::Origin;
 enum Key {
     Ip(IpAddr),
     Uid(Option<u32>),
+    Own,
 }
 
 impl Key {
@@ -23,6 +24,7 @@ impl Key {
                 ip => ip,
             }),
             Origin::Uid(uid) => Key::Uid(uid),
+            Origin::Own => Key::Own,
         }
     }
 }

@@ -440,6 +440,7 @@ impl Shared {
             caller: match arrival.origin {
                 Origin::Ip(_) => "relay".to_owned(),
                 Origin::Uid(uid) => self.users.caller(uid),
+                Origin::Own => self.users.caller(None),
             },
         };
         // A client that is gone already needs no session.

@@ -10,6 +10,7 @@ pub mod metrics;
 pub mod notices;
 pub mod refusal;
 mod relay;
+pub mod reports;
 mod smtp;
 mod stop;
 mod threads;

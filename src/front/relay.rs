@@ -33,7 +33,7 @@ pub(super) fn accept_recipient(
     };
     let ip: Option<IpAddr> = match origin {
         Origin::Ip(ip) => Some(ip),
-        Origin::Uid(_) => None,
+        Origin::Uid(_) | Origin::Own => None,
     };
     // The domain is what follows the last `@`, and it does not matter which it is: no form of address opens anything.
     let relays = matches!(listen.role, Role::Relay | Role::Lmtp)

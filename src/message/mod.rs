@@ -5,6 +5,7 @@
 pub mod dkim;
 pub mod dsn;
 pub mod header;
+pub mod tlsrpt;
 pub mod trace;
 
 use std::fmt;

@@ -18,6 +18,8 @@ pub enum Origin {
     Ip(IpAddr),
     /// The user of a Unix socket, if the system told.
     Uid(Option<u32>),
+    /// Ourselves.
+    Own,
 }
 
 /// As it is written to the log and kept with the message.
@@ -27,6 +29,7 @@ impl fmt::Display for Origin {
             Origin::Ip(ip) => ip.fmt(f),
             Origin::Uid(Some(uid)) => write!(f, "unix uid={uid}"),
             Origin::Uid(None) => f.write_str("unix"),
+            Origin::Own => f.write_str("own"),
         }
     }
 }
@@ -62,7 +65,7 @@ impl Received<'_> {
             Origin::Ip(IpAddr::V4(ip)) => write!(out, " ([{ip}])"),
             Origin::Ip(IpAddr::V6(ip)) => write!(out, " ([IPv6:{ip}])"),
             Origin::Uid(Some(uid)) => write!(out, " (uid {uid})"),
-            Origin::Uid(None) => Ok(()),
+            Origin::Uid(None) | Origin::Own => Ok(()),
         };
         let _ = write!(
             out,

@@ -10,4 +10,5 @@ pub mod retry;
 pub mod route;
 pub mod sts;
 pub mod tls;
+pub mod tlsrpt;
 pub mod verdict;

@@ -13,6 +13,9 @@ use crate::message::Head;
 /// The caller that our own notices carry (RT-10).
 pub const DSN_CALLER: &str = "dsn";
 
+/// The caller that our TLS reports carry (RPT-4).
+pub const REPORT_CALLER: &str = "tls-report";
+
 /// How long mail is tried that brings no lifetime of its own.
 #[derive(Clone, Copy, Debug)]
 pub struct Lifetimes {

@@ -59,7 +59,7 @@ fn is_id(text: &str) -> bool {
 }
 
 /// `sts-extension` of RFC 8461 §3.1; what it means is for others.
-fn is_extension(name: &str, value: &str) -> bool {
+pub(super) fn is_extension(name: &str, value: &str) -> bool {
     let mut bytes = name.bytes();
     let first = bytes.next().is_some_and(|b| b.is_ascii_alphanumeric());
     let rest = bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'));

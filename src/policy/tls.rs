@@ -417,7 +417,10 @@ impl Course {
                 conditions.encryption = Encryption::Required;
                 conditions.sni = Some(base.clone());
                 sources.push(Source::Dane);
-                applied = Applied::Tlsa(Arc::from(records.as_slice()));
+                applied = Applied::Tlsa {
+                    base: Some(base.clone()),
+                    records: Arc::from(records.as_slice()),
+                };
                 let usable: Vec<Tlsa> = records.iter().filter(|r| r.is_usable()).cloned().collect();
                 if !usable.is_empty() {
                     conditions.by_dane = true;
@@ -468,19 +471,42 @@ impl Course {
         })
     }
 
-    /// For reports: whose policy keeps a host from being dialled, and how it says so; `None` where none of the domain's does.
+    /// For reports: whose policy keeps a host from being dialled, and how it says so; `None` where it is the message's own
+    /// wish.
     pub fn skipped(&self, names: &HostNames, dane: &DaneFacts) -> Option<(Applied, report::Kind)> {
         if let DaneFacts::Failed(_) = dane
             && self.ask.dane
         {
-            return Some((Applied::Tlsa(Arc::default()), report::Kind::DnssecInvalid));
+            let applied = Applied::Tlsa {
+                base: match &names.host {
+                    HostName::Name(name) => Some(name.clone()),
+                    HostName::Ip(_) => None,
+                },
+                records: Arc::default(),
+            };
+            return Some((applied, report::Kind::DnssecInvalid));
         }
-        let policy = self.sts.as_ref()?;
-        let refused = policy.mode == StsMode::Enforce && !policy.lists(&names.host);
-        refused.then(|| {
+        if let Some(policy) = &self.sts
+            && policy.mode == StsMode::Enforce
+            && !policy.lists(&names.host)
+        {
             let applied = Applied::Sts(Arc::clone(policy));
-            (applied, report::Kind::ValidationFailure)
-        })
+            return Some((applied, report::Kind::ValidationFailure));
+        }
+        if self.ask.wanted != TlsWanted::Dane {
+            return None;
+        }
+        match dane {
+            DaneFacts::Records { records, .. } if records.iter().any(Tlsa::is_usable) => None,
+            DaneFacts::Records { base, records } => {
+                let applied = Applied::Tlsa {
+                    base: Some(base.clone()),
+                    records: Arc::from(records.as_slice()),
+                };
+                Some((applied, report::Kind::DaneRequired))
+            }
+            _ => Some((Applied::NoPolicy, report::Kind::DaneRequired)),
+        }
     }
 
     /// TLS-5: what the domain once reached it must reach again.

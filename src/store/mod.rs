@@ -63,6 +63,7 @@ mod sweep;
 #[cfg(test)]
 mod testing;
 mod tls;
+mod tlsrpt;
 mod types;
 mod writer;
 
@@ -78,8 +79,10 @@ use std::sync::Arc;
 
 use crate::clock::{Clock, Timestamp};
 use crate::message::QueueId;
+use crate::message::tlsrpt::PolicyCount;
 use crate::metrics::Metrics;
 use crate::policy::retry::Lifetimes;
+use crate::policy::tlsrpt::schedule::Day;
 use crate::smtp::address::Domain;
 use change::{ChangeStep, Ended, Hit};
 use due::Damaged;
@@ -489,6 +492,57 @@ impl Store {
     /// [`StoreError`].
     pub fn sts_count(&self) -> Result<u64, StoreError> {
         self.inner.readers.read(sts::count)
+    }
+
+    /// Changes the TLS reports, or what is counted for them; whether something changed.
+    ///
+    /// # Errors
+    /// [`StoreError`]: nothing of it was kept.
+    pub fn change_report(&self, change: ReportChange) -> Result<bool, StoreError> {
+        match self.inner.ask(Op::ChangeReport(change))? {
+            Answer::Lifted(done) => Ok(done),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// The TLS report that is due first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn due_report(&self, now: Timestamp) -> Result<Option<DueReport>, StoreError> {
+        self.inner.readers.read(|conn| tlsrpt::due(conn, now))
+    }
+
+    /// When the first of those that are not due yet will be.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn next_report(&self, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+        self.inner.readers.read(|conn| tlsrpt::next(conn, now))
+    }
+
+    /// What the TLS report about a day and a domain says.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn report_counts(&self, day: Day, domain: &str) -> Result<Vec<PolicyCount>, StoreError> {
+        self.inner
+            .readers
+            .read(|conn| tlsrpt::counts(conn, day, domain))
+    }
+
+    /// The TLS reports that follow this day and domain, in order.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn reports_after(
+        &self,
+        after: (Day, &str),
+        limit: usize,
+    ) -> Result<Vec<ReportRow>, StoreError> {
+        self.inner
+            .readers
+            .read(|conn| tlsrpt::after(conn, after, limit))
     }
 
     /// Numbers for `stats`; cheap at any queue length.

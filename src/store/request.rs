@@ -8,8 +8,8 @@ use super::change::{ChangeStep, Ended, Hit};
 use super::notice::SendNotice;
 use super::reply::Reply;
 use super::{
-    ClaimRequest, Claimed, DelayNoted, NewRow, NoticeKind, Pause, PauseScope, Settled, Settlement,
-    StsChange, TlsSeen,
+    ClaimRequest, Claimed, DelayNoted, NewRow, NoticeKind, Pause, PauseScope, ReportChange,
+    Settled, Settlement, StsChange, TlsSeen,
 };
 use crate::clock::Timestamp;
 use crate::message::{Head, QueueId};
@@ -69,6 +69,8 @@ pub(super) enum Op {
     ForgetTls(String),
     /// The cache of MTA-STS policies changes.
     ChangeSts(StsChange),
+    /// TLS reports, and what is counted for them.
+    ChangeReport(ReportChange),
     ReserveIds,
     /// Nothing is going on: caches are given up (PRC-7).
     Rest,

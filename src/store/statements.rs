@@ -125,6 +125,38 @@ statements! {
     forget_unused_sts: "DELETE FROM sts_policy WHERE domain IN \
         (SELECT domain FROM sts_policy WHERE used < ?1 ORDER BY used LIMIT ?2)";
 
+    add_report: "UPDATE tls_report_policy SET successes = successes + ?6, failures = failures + ?7 \
+        WHERE day = ?1 AND domain = ?2 AND kind = ?3 AND base = ?4 AND lines = ?5 RETURNING id";
+    insert_report_policy: "INSERT INTO tls_report_policy (day, domain, kind, base, lines, successes, failures) \
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) RETURNING id";
+    find_report: "SELECT done FROM tls_report WHERE day = ?1 AND domain = ?2";
+    count_policies: "SELECT count(*) FROM tls_report_policy WHERE day = ?1 AND domain = ?2";
+    /// Changes nothing when the day is full.
+    add_report_domain: "INSERT INTO tls_report_day (day, domains) VALUES (?1, 1) \
+        ON CONFLICT DO UPDATE SET domains = domains + 1 WHERE domains < ?2";
+    insert_report: "INSERT INTO tls_report (day, domain, done, tries, next) VALUES (?1, ?2, 0, 0, ?3)";
+    add_failures: "UPDATE tls_report_failure SET sessions = sessions + ?7 \
+        WHERE policy = ?1 AND kind = ?2 AND host = ?3 AND address = ?4 AND helo = ?5 AND source = ?6";
+    count_failures: "SELECT count(*) FROM tls_report_failure WHERE policy = ?1";
+    insert_failure: "INSERT INTO tls_report_failure (policy, kind, host, address, helo, source, reason, sessions) \
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+    add_other_failures: "INSERT INTO tls_report_failure (policy, kind, host, address, helo, source, reason, sessions) \
+        VALUES (?1, ?2, '', '', '', '', '', ?3) ON CONFLICT DO UPDATE SET sessions = sessions + excluded.sessions";
+    try_report: "UPDATE tls_report SET tries = tries + 1, next = ?4 \
+        WHERE day = ?1 AND domain = ?2 AND tries = ?3 AND done = 0";
+    finish_report: "UPDATE tls_report SET done = 1 WHERE day = ?1 AND domain = ?2 AND done = 0";
+    forget_failures_of: "DELETE FROM tls_report_failure WHERE policy IN \
+        (SELECT id FROM tls_report_policy WHERE day = ?1 AND domain = ?2)";
+    forget_policies_of: "DELETE FROM tls_report_policy WHERE day = ?1 AND domain = ?2";
+    /// These two see the same policies, in this order.
+    forget_old_failures: "DELETE FROM tls_report_failure WHERE policy IN \
+        (SELECT id FROM tls_report_policy WHERE day < ?1 ORDER BY day, domain, kind, base, lines LIMIT ?2)";
+    forget_old_policies: "DELETE FROM tls_report_policy WHERE id IN \
+        (SELECT id FROM tls_report_policy WHERE day < ?1 ORDER BY day, domain, kind, base, lines LIMIT ?2)";
+    forget_old_reports: "DELETE FROM tls_report WHERE (day, domain) IN \
+        (SELECT day, domain FROM tls_report WHERE day < ?1 ORDER BY day, domain LIMIT ?2)";
+    forget_old_days: "DELETE FROM tls_report_day WHERE day < ?1";
+
     notice_facts: "SELECT r.notify, m.sender <> '', m.caller = 'dsn', m.require_tls = 1 FROM recipient r CROSS JOIN message m ON m.id = r.id >> 20 WHERE r.id = ?1";
     insert_notice: "INSERT INTO notice (message, kind, number, due) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING";
     has_notice: "SELECT 1 FROM notice WHERE message = ?1 LIMIT 1";

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use super::content::Staged;
 use crate::clock::Timestamp;
+use crate::message::tlsrpt::PolicyCount;
 use crate::message::{Head, NewRecipient, QueueId, RecipientId, RequireTls};
 use crate::policy::failure::{Attempt, Verdict};
 use crate::policy::tls::facts::StsPolicy;
+use crate::policy::tlsrpt::schedule::Day;
 use crate::smtp::address::{Domain, ForwardPath};
 
 /// The group a recipient waits in, as policy names it: a domain, `[ip]`, or `relay:NAME`. Opaque to the store.
@@ -702,4 +704,77 @@ pub enum StsChange {
         /// When.
         before: Timestamp,
     },
+}
+
+/// What was counted of one domain's sessions on one day, held against one policy (RPT-1).
+#[derive(Clone, Debug)]
+pub struct ReportCount {
+    /// The UTC day.
+    pub day: Day,
+    /// The recipients' domain.
+    pub domain: Domain,
+    /// The policy, and what is added to its counts.
+    pub policy: PolicyCount,
+}
+
+/// What happens to the TLS reports.
+#[derive(Clone, Debug)]
+pub enum ReportChange {
+    /// These counts are added, as far as there is room for them.
+    Count(Vec<ReportCount>),
+    /// A try begins, unless another has begun since `tries` were counted.
+    Try {
+        /// The UTC day.
+        day: Day,
+        /// The domain.
+        domain: String,
+        /// Those before it.
+        tries: u32,
+        /// When the next one is due, should this come to nothing.
+        next: Timestamp,
+    },
+    /// The report is sent, not wanted, or given up.
+    Done {
+        /// The UTC day.
+        day: Day,
+        /// The domain.
+        domain: String,
+    },
+    /// Some of what was counted before that day goes; ask again while something changes.
+    Forget {
+        /// The first day that stays.
+        before: Day,
+    },
+}
+
+/// A report that is due.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DueReport {
+    /// The UTC day.
+    pub day: Day,
+    /// The domain.
+    pub domain: String,
+    /// Tries begun so far.
+    pub tries: u32,
+    /// Reports that are due, this one included.
+    pub waiting: usize,
+}
+
+/// A report in the listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReportRow {
+    /// The UTC day.
+    pub day: Day,
+    /// The domain.
+    pub domain: String,
+    /// It is sent, not wanted, or given up.
+    pub done: bool,
+    /// Tries begun so far.
+    pub tries: u32,
+    /// When the next one is due.
+    pub next: Timestamp,
+    /// Sessions that met the policy.
+    pub successes: u64,
+    /// Sessions that did not.
+    pub failures: u64,
 }

@@ -518,6 +518,7 @@ impl<'c> Writer<'c> {
             Op::NoteTls(seen) => self.note_tls(seen).map(|()| Answer::Done),
             Op::ForgetTls(domain) => self.forget_tls(domain).map(Answer::Lifted),
             Op::ChangeSts(change) => self.change_sts(change).map(Answer::Lifted),
+            Op::ChangeReport(change) => self.change_report(change).map(Answer::Lifted),
             Op::ReserveIds => {
                 let ids = self.shared.ids.next_block();
                 self.sql.save_next_id.execute([ids.end])?;

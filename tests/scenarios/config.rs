@@ -127,7 +127,8 @@ fn the_defaults_are_the_decided_ones() {
         [dsn] from = "postmaster@HOSTNAME", postmaster = "", lifetime = "2d", return = "headers"
         [dsn] return_max = "256KiB", collect = "5s", per_sender = "100/1h"
         [tls] min_version = "1.2", ca_file = "", level = "opportunistic", fallback = true, memory = "encryption"
-        [tls] memory_age = "180d", dane = true, handshake_timeout = "1m"
+        [tls] memory_age = "180d", mta_sts = true, mta_sts_port = 443, dane = true, handshake_timeout = "1m"
+        [tls] reports = true
         [tls_policy] names = []
         [route] min_attempts = 0"#;
     let settings = settings();

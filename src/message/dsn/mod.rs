@@ -21,6 +21,8 @@ use crate::message::Head;
 use crate::smtp::address::{Domain, ForwardPath, Mailbox};
 use crate::smtp::reply::{EnhancedCode, ReplyCode};
 
+pub(super) use original::base64_lines;
+
 use original::Encoding;
 
 pub use original::Original;

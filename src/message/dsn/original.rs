@@ -84,7 +84,7 @@ impl<'a> Original<'a> {
 }
 
 /// RFC 2045 §6.8 base64, in lines of 76.
-pub(super) fn base64_lines(octets: &[u8]) -> Vec<u8> {
+pub(crate) fn base64_lines(octets: &[u8]) -> Vec<u8> {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut out = Vec::with_capacity(octets.len() / 57 * 78 + 80);
     for line in octets.chunks(57) {

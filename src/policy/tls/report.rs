@@ -16,8 +16,15 @@ pub enum Applied {
     NoPolicy,
     /// `sts`, also in mode testing.
     Sts(Arc<StsPolicy>),
+    /// `sts`, of which nothing is known, because it could not be had.
+    StsUnknown,
     /// `tlsa`
-    Tlsa(Arc<[Tlsa]>),
+    Tlsa {
+        /// The name under which the records stand, as far as there is one (RFC 8460 §1.1).
+        base: Option<Domain>,
+        /// None where they could not be looked up.
+        records: Arc<[Tlsa]>,
+    },
 }
 
 /// The kinds of failure (RFC 8460 §4.3).
@@ -73,10 +80,12 @@ pub struct Seen {
     pub domain: Domain,
     /// Whose policy.
     pub applied: Applied,
-    /// The host.
-    pub host: HostName,
+    /// The host; none where it is about the policy itself.
+    pub host: Option<HostName>,
     /// Its address; none when it was not dialled.
     pub address: Option<IpAddr>,
+    /// The name with which it greeted, if it came so far.
+    pub helo: Option<String>,
     /// Our address.
     pub source: Option<IpAddr>,
     /// It met the policy, or what was wrong.
@@ -95,7 +104,7 @@ pub fn of_session(requirement: &Requirement, reached: &Reached) -> Result<(), Fa
     match &requirement.applied {
         _ if !reached.encrypted => plain(),
         // Whoever has no policy is only asked for TLS.
-        Applied::NoPolicy => Ok(()),
+        Applied::NoPolicy | Applied::StsUnknown => Ok(()),
         Applied::Sts(policy) if policy.mode == StsMode::None => Ok(()),
         Applied::Sts(policy) => {
             let listed = requirement
@@ -112,6 +121,6 @@ pub fn of_session(requirement: &Requirement, reached: &Reached) -> Result<(), Fa
                 })
             }
         }
-        Applied::Tlsa(_) => reached.dane.clone().unwrap_or(Ok(())),
+        Applied::Tlsa { .. } => reached.dane.clone().unwrap_or(Ok(())),
     }
 }

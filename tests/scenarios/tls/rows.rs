@@ -14,13 +14,13 @@ fn nothing_but_the_operators_words() {
     insecure   | -                             | -       | tls     | self        | sent encrypted            | opportunistic           | ok
     insecure   | -                             | -       | tls     | expired     | sent encrypted            | opportunistic           | ok
     insecure   | -                             | -       | tls     | other       | sent encrypted            | opportunistic           | ok
-    insecure   | -                             | -       | 454     | good        | sent plain dials=2        | opportunistic           | validation-failure starttls-not-supported
-    insecure   | -                             | -       | 502     | good        | sent plain dials=2        | opportunistic           | validation-failure starttls-not-supported
-    insecure   | -                             | -       | broken  | good        | sent plain dials=2        | opportunistic           | validation-failure starttls-not-supported
-    insecure   | -                             | -       | rubbish | good        | sent plain dials=2        | opportunistic           | validation-failure starttls-not-supported
-    insecure   | -                             | -       | tls1.1  | good        | sent plain dials=2        | opportunistic           | validation-failure starttls-not-supported
-    insecure   | -                             | -       | rejects | good        | sent plain dials=2        | opportunistic           | validation-failure starttls-not-supported
-    insecure   | min_version=1.3               | -       | tls1.2  | good        | sent plain dials=2        | opportunistic           | validation-failure starttls-not-supported
+    insecure   | -                             | -       | 454     | good        | sent plain dials=2        | opportunistic           | validation-failure
+    insecure   | -                             | -       | 502     | good        | sent plain dials=2        | opportunistic           | validation-failure
+    insecure   | -                             | -       | broken  | good        | sent plain dials=2        | opportunistic           | validation-failure
+    insecure   | -                             | -       | rubbish | good        | sent plain dials=2        | opportunistic           | validation-failure
+    insecure   | -                             | -       | tls1.1  | good        | sent plain dials=2        | opportunistic           | validation-failure
+    insecure   | -                             | -       | rejects | good        | sent plain dials=2        | opportunistic           | validation-failure
+    insecure   | min_version=1.3               | -       | tls1.2  | good        | sent plain dials=2        | opportunistic           | validation-failure
     # An attack is no failure of TLS.
     insecure   | -                             | -       | inject  | good        | later 4.7.5 dials=1       | opportunistic           | -
     # Clear text is not permitted.
@@ -29,7 +29,7 @@ fn nothing_but_the_operators_words() {
     insecure   | fallback=false                | -       | broken  | good        | later 4.7.5 dials=1       | opportunistic           | validation-failure
     insecure   | fallback=false                | -       | rejects | good        | later 4.7.5 dials=1       | opportunistic           | validation-failure
     # tls.level
-    insecure   | level=none                    | -       | tls     | good        | sent plain dials=1        | none:tls.level          | starttls-not-supported
+    insecure   | level=none                    | -       | tls     | good        | sent plain dials=1        | none:tls.level          | -
     insecure   | level=encrypt                 | -       | tls     | self        | sent encrypted            | encrypt:tls.level       | ok
     insecure   | level=encrypt                 | -       | clear   | -           | later 4.7.4 dials=1       | encrypt:tls.level       | starttls-not-supported
     insecure   | level=encrypt                 | -       | 454     | good        | later 4.7.5 dials=1       | encrypt:tls.level       | validation-failure
@@ -69,15 +69,15 @@ fn verification_by_name() {
 fn rows_of_tls_policy() {
     run("
     # dns          | policy                                         | message | server  | certificate | happens              | required                       | reported
-    insecure       | row=none                                       | -       | tls     | good        | sent plain dials=1   | none:tls_policy                | starttls-not-supported
-    secure 3.1.1=own | row=none                                     | -       | tls     | good        | sent plain dials=1   | none:tls_policy                | starttls-not-supported
+    insecure       | row=none                                       | -       | tls     | good        | sent plain dials=1   | none:tls_policy                | -
+    secure 3.1.1=own | row=none                                     | -       | tls     | good        | sent plain dials=1   | none:tls_policy                | -
     insecure       | row=encrypt                                    | -       | clear   | -           | later 4.7.4          | encrypt:tls_policy             | starttls-not-supported
     insecure       | row=encrypt                                    | -       | tls     | self        | sent encrypted       | encrypt:tls_policy             | ok
     insecure       | row=verify                                     | -       | tls     | good        | sent verified        | verify:tls_policy              | ok
     insecure       | row=verify:mail.partner.test                   | -       | tls     | partner     | sent verified        | verify:tls_policy              | ok
     insecure       | row=verify:mail.partner.test                   | -       | tls     | good        | later 4.7.5          | verify:tls_policy              | ok
-    insecure       | row=dane                                       | -       | tls     | good        | later 4.7.5 dials=0  | -                              | -
-    secure         | row=dane                                       | -       | tls     | good        | later 4.7.5 dials=0  | -                              | -
+    insecure       | row=dane                                       | -       | tls     | good        | later 4.7.5 dials=0  | -                              | dane-required
+    secure         | row=dane                                       | -       | tls     | good        | later 4.7.5 dials=0  | -                              | dane-required
     secure 3.1.1=own | row=dane                                     | -       | tls     | self        | sent dane            | dane:tls_policy+dane           | ok
     # It stands in the place of tls.level, memory and MTA-STS.
     insecure       | level=verify row=opportunistic                 | -       | tls     | self        | sent encrypted       | opportunistic:tls_policy       | ok
@@ -217,7 +217,7 @@ fn what_the_sender_asks_for() {
     secure 3.1.1=stranger  | -                               | tls-required-no | tls            | self        | sent encrypted        | opportunistic:tls-required-no       | ok
     secure servfail        | -                               | tls-required-no | clear          | -           | sent plain            | opportunistic:tls-required-no       | starttls-not-supported
     insecure               | was=verified memory=verification | tls-required-no | clear         | -           | sent plain            | opportunistic:tls-required-no       | starttls-not-supported
-    insecure               | -                               | tls-required-no | broken         | good        | sent plain dials=2    | opportunistic:tls-required-no       | validation-failure starttls-not-supported
+    insecure               | -                               | tls-required-no | broken         | good        | sent plain dials=2    | opportunistic:tls-required-no       | validation-failure
     insecure               | row=encrypt                     | tls-required-no | clear          | -           | later 4.7.4           | encrypt:tls_policy+tls-required-no  | starttls-not-supported
     insecure               | level=encrypt                   | tls-required-no | clear          | -           | later 4.7.4           | encrypt:tls.level+tls-required-no   | starttls-not-supported
     ");

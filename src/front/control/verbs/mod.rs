@@ -173,8 +173,8 @@ pub const TABLE: &[Verb] = &[
     },
     Verb {
         name: "tlsinfo",
-        usage: "[domain=D [clear|test]]",
-        help: "Show what domains reached in TLS, or what holds for one; forget it; or make one connection to test it.",
+        usage: "[domain=D] [clear|test|reports]",
+        help: "Show what domains reached in TLS, or what holds for one; forget it; test it by one connection; show TLS reports.",
         rights: Rights::All,
         run: tls::tlsinfo,
     },

@@ -11,8 +11,9 @@ use crate::front::control::output::{Code, Done, Record, Reply, Stop};
 use crate::log::Line;
 use crate::message::RequireTls;
 use crate::policy::tls::facts::{DaneFacts, MemoryFacts, StsFacts, StsMode};
+use crate::policy::tlsrpt::schedule::Day;
 use crate::smtp::address::Domain;
-use crate::store::{Change, StsChange, TlsRow};
+use crate::store::{Change, ReportRow, StsChange, TlsRow};
 
 /// Rows read at a time.
 const PAGE: usize = 500;
@@ -28,15 +29,81 @@ pub(super) fn tlsinfo(
     let domain = args.read("domain", "a domain", |text| Domain::parse(text).ok())?;
     let clear = args.flag("clear")?;
     let test = args.flag("test")?;
+    let reported = args.flag("reports")?;
     args.finish()?;
-    match (domain, clear, test) {
-        (None, false, false) => list(call, reply),
-        (Some(domain), false, test) => about(call, &domain, test, reply),
-        (Some(domain), true, false) => forget(call, &domain),
+    match (domain, clear, test, reported) {
+        (domain, false, false, true) => reports(call, domain.as_ref(), reply),
+        (None, false, false, false) => list(call, reply),
+        (Some(domain), false, test, false) => about(call, &domain, test, reply),
+        (Some(domain), true, false, false) => forget(call, &domain),
         _ => Err(Stop::usage(
-            "clear or test, and the domain: tlsinfo domain=D clear",
+            "clear, test or reports, the first two with the domain: tlsinfo domain=D clear",
         )),
     }
+}
+
+/// What was counted for TLS reports and is not too old (RPT-1); of one domain, with all that its reports say.
+fn reports(call: &Call<'_>, domain: Option<&Domain>, reply: &mut Reply<'_>) -> Result<Done, Stop> {
+    let mut count = 0;
+    let mut after = (Day::from_number(0), String::new());
+    loop {
+        let page = call
+            .control
+            .store
+            .reports_after((after.0, &after.1), PAGE)?;
+        for row in &page {
+            if domain.is_some_and(|domain| domain.as_str() != row.domain) {
+                continue;
+            }
+            let state = if row.done { "done" } else { "waiting" };
+            let record = Record::new()
+                .text("day", row.day.date())
+                .text("domain", &row.domain)
+                .text("state", state)
+                .number("tries", row.tries);
+            // What a report said is gone with it.
+            let record = match row.done {
+                true => record,
+                false => record
+                    .time("next", row.next)
+                    .number("successes", row.successes)
+                    .number("failures", row.failures),
+            };
+            reply.record(&record)?;
+            count += 1;
+            if domain.is_some() {
+                count += report(call, row, reply)?;
+            }
+        }
+        match page.last() {
+            Some(last) if page.len() == PAGE => after = (last.day, last.domain.clone()),
+            _ => return Ok(Done::Count(count, None)),
+        }
+    }
+}
+
+fn report(call: &Call<'_>, row: &ReportRow, reply: &mut Reply<'_>) -> Result<u64, Stop> {
+    let mut count = 0;
+    for policy in call.control.store.report_counts(row.day, &row.domain)? {
+        let record = Record::new()
+            .text("policy-type", policy.kind)
+            .text("policy-domain", &policy.domain)
+            .number("successes", policy.successes)
+            .number("failures", policy.failures);
+        reply.record(&record)?;
+        for failure in &policy.details {
+            let some = |text: &'_ String| (!text.is_empty()).then(|| text.clone());
+            let record = Record::new()
+                .text("kind", &failure.kind)
+                .number("sessions", failure.sessions)
+                .maybe("host", some(&failure.host))
+                .maybe("address", some(&failure.address))
+                .maybe("text", some(&failure.reason));
+            reply.record(&record)?;
+        }
+        count += 1 + policy.details.len() as u64;
+    }
+    Ok(count)
 }
 
 /// All that is remembered.
