@@ -84,7 +84,11 @@ impl Grouping<'_> {
                 },
             );
             let domain = row.recipient.path.domain();
-            let destination = match self.blocks.recipient(routed.name, domain) {
+            let block = self
+                .blocks
+                .sender(&head.reverse_path)
+                .or_else(|| self.blocks.recipient(routed.name, domain));
+            let destination = match block {
                 Some(block) => parking(&block),
                 None => routed.destination,
             };

@@ -1,7 +1,8 @@
-//! What may not be delivered now, although it is due: pauses (SC-12) and transports that do not exist (RO-3). Pure.
+//! What may not be delivered now, although it is due: pauses (SC-12), transports that do not exist (RO-3), and senders
+//! that are disabled (SC-14). Pure.
 //!
-//! A blocked group is not even read. Where a pause hits only some of the mail of a group, that mail is moved to a group
-//! of its own for as long as the pause lasts, so that it cannot stand before the rest; the route brings it back.
+//! A blocked group is not even read. Where a block hits only some of the mail of a group, that mail is moved to a group
+//! of its own for as long as the block lasts, so that it cannot stand before the rest; the route brings it back.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -9,8 +10,10 @@ use std::sync::Arc;
 use super::dead::DeadDestination;
 use crate::clock::Timestamp;
 use crate::config::{Config, TransportKind};
-use crate::policy::route::{BUILT_IN, RouteFacts, UnknownTransport, find, relay_of, route};
-use crate::smtp::address::AddressDomain;
+use crate::policy::route::{
+    BUILT_IN, RouteFacts, UnknownTransport, find, relay_of, route, unknown_destination, unknown_of,
+};
+use crate::smtp::address::{AddressDomain, ReversePath};
 use crate::store::{DestinationKey, DueRecipient, Pause, PauseScope};
 
 /// The pauses in force, and the configuration they act on.
@@ -27,6 +30,8 @@ pub enum Block {
     Paused(PauseScope),
     /// Its transport is not in the configuration.
     Unknown(UnknownTransport),
+    /// Mail of this sender's domain is stopped by `queue.disabled_senders`.
+    Sender(String),
 }
 
 impl Blocks {
@@ -71,8 +76,28 @@ impl Blocks {
         if let Some(scope) = scope {
             return Some(Block::Paused(scope));
         }
-        let relay = relay_of(key)?;
-        find(&self.config, relay).err().map(Block::Unknown)
+        if let Some(transport) = unknown_of(key) {
+            return find(&self.config, transport).err().map(Block::Unknown);
+        }
+        let sender = key.0.strip_prefix("disabled:")?;
+        let domain = AddressDomain::parse(sender).ok()?;
+        self.is_disabled(&domain)
+            .then(|| Block::Sender(sender.to_owned()))
+    }
+
+    /// Whether mail of this sender is stopped (SC-14).
+    pub fn sender(&self, path: &ReversePath) -> Option<Block> {
+        if self.config.queue.disabled_senders.is_empty() {
+            return None;
+        }
+        let domain = path.mailbox()?.domain();
+        self.is_disabled(domain)
+            .then(|| Block::Sender(domain.to_string()))
+    }
+
+    fn is_disabled(&self, domain: &AddressDomain) -> bool {
+        let mut patterns = self.config.queue.disabled_senders.iter();
+        patterns.any(|pattern| pattern.matches(domain))
     }
 
     /// Whether mail of this transport for this domain is blocked, inside a group that is not.
@@ -112,7 +137,8 @@ impl Blocks {
             },
         );
         let block = self
-            .group(&routed.destination)
+            .sender(&head.reverse_path)
+            .or_else(|| self.group(&routed.destination))
             .or_else(|| self.recipient(routed.name, domain));
         if let Some(block) = block {
             return Some(self.describe(&block));
@@ -126,7 +152,7 @@ impl Blocks {
     /// Whether new mail of this group may go out at once, without a look at its recipients.
     pub fn lets_through(&self, key: &DestinationKey) -> bool {
         if self.pauses.is_empty() {
-            return relay_of(key).is_none() || self.group(key).is_none();
+            return unknown_of(key).is_none() || self.group(key).is_none();
         }
         let partial = |scope: &PauseScope| match scope {
             PauseScope::All => true,
@@ -145,6 +171,10 @@ impl Blocks {
         let scope = match block {
             Block::Paused(scope) => scope,
             Block::Unknown(unknown) => return (unknown.to_string(), None),
+            Block::Sender(domain) => {
+                let text = format!("sender-disabled: {domain} is in queue.disabled_senders");
+                return (text, None);
+            }
         };
         let mut text = match scope {
             PauseScope::All => "paused: all deliveries".to_owned(),
@@ -163,9 +193,11 @@ impl Blocks {
         &'a self,
         key: &'a DestinationKey,
     ) -> impl Iterator<Item = PauseScope> + 'a {
-        let own = match (parked_under(key), relay_of(key)) {
+        let transport = relay_of(key).or_else(|| unknown_of(key));
+        let own = match (parked_under(key), transport) {
             (Some(scope), _) => Some(scope),
-            (None, Some(relay)) => Some(PauseScope::Transport(relay.to_owned())),
+            (None, Some(transport)) => Some(PauseScope::Transport(transport.to_owned())),
+            (None, None) if key.0.starts_with("disabled:") => None,
             (None, None) => self.direct_only().then(|| {
                 // Without another direct transport all mail of a domain's group takes the built-in one.
                 PauseScope::Transport(BUILT_IN.to_owned())
@@ -194,13 +226,14 @@ impl Blocks {
     }
 }
 
-/// The group for mail that a pause keeps out of its own.
+/// The group for mail that a block keeps out of its own.
 pub fn parking(block: &Block) -> DestinationKey {
     let key = match block {
         Block::Paused(PauseScope::All) => "paused:all".to_owned(),
         Block::Paused(PauseScope::Transport(name)) => format!("paused:transport:{name}"),
         Block::Paused(PauseScope::Domain(name)) => format!("paused:domain:{name}"),
-        Block::Unknown(unknown) => format!("relay:{}", unknown.0),
+        Block::Unknown(unknown) => return unknown_destination(&unknown.0),
+        Block::Sender(domain) => format!("disabled:{domain}"),
     };
     DestinationKey(key.into())
 }
@@ -237,7 +270,7 @@ fn same_domain(a: &str, b: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Relay, RelayHost, Transport};
+    use crate::config::{DomainPattern, Relay, RelayHost, Transport};
     use crate::smtp::address::Domain;
 
     fn key(text: &str) -> DestinationKey {
@@ -330,10 +363,34 @@ mod tests {
     fn the_group_of_an_unknown_transport_waits_for_the_configuration() {
         let blocks = blocks(&[]);
         assert!(matches!(
-            blocks.group(&key("relay:gone")),
+            blocks.group(&key("unknown:gone")),
             Some(Block::Unknown(_))
         ));
-        assert!(!blocks.lets_through(&key("relay:gone")));
+        assert!(!blocks.lets_through(&key("unknown:gone")));
+        assert_eq!(blocks.group(&key("unknown:smart")), None, "it is back");
+        // Mail that a route brought there has another route now, and must be looked at.
+        assert_eq!(blocks.group(&key("relay:gone")), None);
         assert_eq!(blocks.group(&key("relay:smart")), None);
+    }
+
+    // SC-14
+    #[test]
+    fn mail_of_a_disabled_sender_waits_in_a_group_of_its_own() {
+        let from = |text: &str| ReversePath::parse(text, false).unwrap();
+        let usual = blocks(&[]);
+        assert_eq!(usual.sender(&from("a@bad.example")), None);
+        let mut config = Config::clone(usual.config());
+        config.queue.disabled_senders = vec![DomainPattern::Subtree(
+            Domain::parse("bad.example").unwrap(),
+        )];
+        let stopped = Blocks::new(Arc::new(config), Vec::new(), Timestamp::from_secs(15));
+        assert_eq!(stopped.sender(&from("a@good.example")), None);
+        assert_eq!(stopped.sender(&ReversePath::Null), None);
+        let block = stopped.sender(&from("a@X.bad.example")).unwrap();
+        let own = parking(&block);
+        assert_eq!(stopped.group(&own), Some(block.clone()));
+        assert_eq!(usual.group(&own), None);
+        let (why, until) = stopped.describe(&block);
+        assert!(why.starts_with("sender-disabled: x.bad.example") && until.is_none());
     }
 }

@@ -96,7 +96,7 @@ pub struct Routed<'a> {
     pub transport: Result<Way<'a>, UnknownTransport>,
     /// Its name.
     pub name: &'a str,
-    /// The group to wait in; also for an unknown transport, whose mail thus stands in nobody's way.
+    /// The group to wait in; one of its own for an unknown transport, whose mail thus stands in nobody's way.
     pub destination: DestinationKey,
 }
 
@@ -111,9 +111,9 @@ pub fn route<'a>(config: &'a Config, facts: &RouteFacts<'a>) -> Routed<'a> {
     let destination = match &transport {
         Ok(way) => match way.kind() {
             TransportKind::Direct => direct_destination(facts.to.domain()),
-            TransportKind::Relay(_) => named_destination(name),
+            _ => named_destination(name),
         },
-        Err(_) => named_destination(name),
+        Err(_) => unknown_destination(name),
     };
     Routed {
         transport,
@@ -145,15 +145,26 @@ pub fn direct_destination(domain: &AddressDomain) -> DestinationKey {
     }
 }
 
-/// The group of a relay, or of a transport that does not exist. A domain holds no colon and a literal begins with a
-/// bracket, so the kinds of key never meet.
+/// The group of a transport that is not direct. A domain holds no colon and a literal begins with a bracket, so the
+/// kinds of key never meet.
 pub fn named_destination(transport: &str) -> DestinationKey {
     DestinationKey(format!("relay:{transport}").into())
 }
 
-/// The relay that a destination stands for.
+/// The transport that a destination stands for, if it is not the hosts of a domain.
 pub fn relay_of(destination: &DestinationKey) -> Option<&str> {
     destination.0.strip_prefix("relay:")
+}
+
+/// The group of mail that an operator has sent by a transport which does not exist any more (RO-3). Mail that only a
+/// route brought to that transport is not in it: another route holds for that now.
+pub fn unknown_destination(transport: &str) -> DestinationKey {
+    DestinationKey(format!("unknown:{transport}").into())
+}
+
+/// The transport that a destination waits for.
+pub fn unknown_of(destination: &DestinationKey) -> Option<&str> {
+    destination.0.strip_prefix("unknown:")
 }
 
 fn first_match<'a>(routes: &'a [Route], facts: &RouteFacts<'_>) -> Option<&'a str> {
@@ -364,7 +375,8 @@ mod tests {
             operator: bob.operator,
         };
         let routed = route(&config, &facts);
-        assert_eq!(&*routed.destination.0, "relay:gone");
+        assert_eq!(unknown_of(&routed.destination), Some("gone"));
+        assert_eq!(relay_of(&routed.destination), None);
         let failure = Failure::from(routed.transport.unwrap_err());
         assert_eq!(failure.status.to_string(), "4.3.5");
         assert_eq!((failure.retry, failure.scope), (Retry::Later, Scope::Local));

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)] // a test that cannot change its queue has failed
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use posthaste::config::{DomainPattern, Route, Span};
 use posthaste::dispatch::{Feedback, Transaction, Wake};
@@ -327,24 +327,26 @@ fn mail_for_a_transport_that_is_gone_waits_for_the_configuration() {
     let office = Office::over(Queue::new(), config, 4);
     let id = office.send_rows(rows_in(&office, "relay:smart", &["bob@dest.example"]), 0);
     let next = office.defer(office.take_of(id));
-    office.reconfigure(|config| config.transport.clear());
-    office.queue.clock.set(next);
     let other = office.send_rows(rows_in(&office, "relay:smart", &["bob@else.example"]), 0);
+    let held = office.take_of(other);
     office.reconfigure(|config| {
+        config.transport.clear();
         config.route[0].to = exactly("dest.example");
     });
+    let again = office.defer(held).max(next);
+    office.queue.clock.set(again);
+    // What a route brought there has another route now.
+    let second = office.take_of(other);
+    assert_eq!(&*second.transport, "direct");
+    office.deliver(second);
     office.expect_nothing();
     let (why, until) = office.dispatcher.blocker(&office.listed(id)).unwrap();
     assert!(why.contains("\"smart\"") && until.is_none(), "{why}");
     assert_eq!(office.rows(id)[0].attempts, 1);
     office.reconfigure(|config| config.transport.push(relay("smart")));
-    let mut taken = [office.take(), office.take()];
-    taken.sort_by_key(|transaction| transaction.head.id);
-    let [first, second] = taken;
-    assert_eq!((first.head.id, &*first.transport), (id, "smart"));
-    assert_eq!((second.head.id, &*second.transport), (other, "direct"));
+    let first = office.take_of(id);
+    assert_eq!(&*first.transport, "smart");
     office.deliver(first);
-    office.deliver(second);
     office.dispatcher.stop();
 }
 
@@ -360,7 +362,12 @@ fn a_worker_that_panics_gives_its_slot_back() {
         panic!("on purpose");
     });
     assert!(worker.join().is_err());
-    assert_eq!(office.dispatcher.snapshot().in_flight, 0);
+    // The dispatcher may be told of the mail while it serves it, and then looks once more.
+    let patience = Instant::now() + Duration::from_secs(30);
+    while office.dispatcher.snapshot().in_flight > 0 {
+        assert!(Instant::now() < patience);
+        std::thread::yield_now();
+    }
     office.dispatcher.stop();
 }
 
