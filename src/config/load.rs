@@ -534,6 +534,22 @@ mod tests {
                 "f.toml:6: transport[1].name: a transport \"r\" is already there",
             ),
             (
+                "[[transport]]\nname = \"f\"\nkind = \"fail\"\ncode = 250",
+                "f.toml:5: transport[0].code: 250 is not within 400 to 599",
+            ),
+            (
+                "[[transport]]\nname = \"f\"\nkind = \"fail\"\ntext = \"a\\nb\"",
+                "f.toml:5: transport[0].text: a text is at most",
+            ),
+            (
+                "[[transport]]\nname = \"d\"\nkind = \"discard\"\ncode = 450",
+                "f.toml:5: transport[0].code: only kind \"fail\" has it",
+            ),
+            (
+                "[[transport]]\nname = \"d\"\nkind = \"discard\"\nhelo = \"a.example\"",
+                "f.toml:4: transport[0].kind: connects to nobody",
+            ),
+            (
                 "[tls]\nlevel = \"secure\"",
                 "f.toml:3: tls.level: \"secure\" is not one of",
             ),
@@ -692,6 +708,8 @@ mod tests {
              [[transport]]\nname = \"s\"\nkind = \"relay\"\nhosts = [\"a.example:465\", \"b.example:587\"]\norder = \"random\"\n\
              danger_accept_invalid_certs = true\nca_file = \"/ca.pem\"\nuser = \"u\"\npassword = \"p\"\n\
              mechanisms = [\"PLAIN\", \"SCRAM-SHA-1\"]\ndanger_auth_without_tls = true\nredial = 0\n\
+             [[transport]]\nname = \"n\"\nkind = \"discard\"\n\
+             [[transport]]\nname = \"f\"\nkind = \"fail\"\ncode = 450\ntext = \"later\"\n\
              [[route]]\nfrom = [\"*\"]\nto = [\"here.example\", \".x.example\"]\nmin_attempts = 1\ntransport = \"r\"",
         ] {
             let printed = parse(text).unwrap().print();

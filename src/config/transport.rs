@@ -14,6 +14,7 @@ use super::secret::Secret;
 use super::table::{Fault, table, words};
 use super::value::{Value, absolute_if_any, parsed, quoted, within};
 use crate::smtp::address::Domain;
+use crate::smtp::reply::ReplyCode;
 use crate::smtp::sasl::Mechanism;
 
 /// The transport that exists without being declared.
@@ -48,6 +49,15 @@ pub enum TransportKind {
     Direct,
     /// Through named hosts.
     Relay(Arc<Relay>),
+    /// Fails at once (RO-13).
+    Fail {
+        /// 4yz for now, 5yz for good.
+        code: ReplyCode,
+        /// For the sender.
+        text: String,
+    },
+    /// Delivered nowhere (RO-13).
+    Discard,
 }
 
 /// A host of a relay transport.
@@ -157,7 +167,8 @@ table! {
     pub struct TransportTable in "transport" repeated true {
         /// Its name, for routes, the log and the operator: letters, digits, hyphens, underscores and dots.
         name: String = (required "\"relay\""), transport_name;
-        /// What it does: `"direct"` to MX hosts, or `"relay"` through `hosts`.
+        /// What it does: `"direct"` to MX hosts, `"relay"` through `hosts`, `"fail"` at once with `code` and `text`, or
+        /// `"discard"`: delivered nowhere.
         kind: KindWord = (required "\"relay\""), kind_exists;
         /// Kind relay: its hosts, `"name[:port]"` or `"IP[:port]"`, port 25 by default. Names are resolved without MX.
         hosts: Vec<(RelayHost, u16)> = "[]";
@@ -187,6 +198,10 @@ table! {
         /// Kind relay: whether it is tried out at each start: `"off"`, `"warn"`, which only logs, or `"require"`: without a
         /// host that works there is no start.
         probe: StartProbe = "\"off\"";
+        /// Kind fail: a reply code, 4yz to try again later, 5yz to fail for good.
+        code: u16 = "554", within(400, 599);
+        /// Kind fail: the words for the sender, one line.
+        text: String = "\"mail to this address is not taken\"", short_line;
         /// Our name in EHLO; not set: `helo` of `[deliver]`.
         helo: Option<Domain> = (unset);
         /// Our addresses, the first of each family is used; `[]`: `source_addresses` of `[deliver]`.
@@ -194,7 +209,7 @@ table! {
     }
     later [
         "connections", "rate", "recipients", "dial_interval", "command", "timeout",
-        "line_end", "temporary_exits", "path", "url", "authorization", "code", "text", "to", "allow", "intervals",
+        "line_end", "temporary_exits", "path", "url", "authorization", "to", "allow", "intervals",
         "jitter", "lifetime", "max_attempts", "delay_notices", "dial_timeout", "host_timeout", "command_timeout",
         "data_timeout", "block_timeout", "dot_timeout", "quit_timeout", "total_timeout", "attempt_timeout",
         "smtp_port", "max_mx", "max_addresses", "family", "allow_private",
@@ -217,7 +232,7 @@ fn transport_name(name: &str) -> Result<(), String> {
 
 fn kind_exists(kind: &KindWord) -> Result<(), String> {
     match kind {
-        KindWord::Direct | KindWord::Relay => Ok(()),
+        KindWord::Direct | KindWord::Relay | KindWord::Fail | KindWord::Discard => Ok(()),
         _ => Err("not available in this version".to_owned()),
     }
 }
@@ -231,6 +246,15 @@ fn one_line(user: &Option<String>) -> Result<(), String> {
     }
 }
 
+/// It is told to the sender and stands in the log.
+fn short_line(text: &str) -> Result<(), String> {
+    if text.len() > 500 || text.chars().any(char::is_control) {
+        Err("a text is at most 500 octets without control characters".to_owned())
+    } else {
+        Ok(())
+    }
+}
+
 impl TransportTable {
     /// What the table means.
     ///
@@ -241,9 +265,26 @@ impl TransportTable {
             KindWord::Relay => TransportKind::Relay(Arc::new(self.relay()?)),
             _ => {
                 self.no_relay()?;
-                TransportKind::Direct
+                match self.kind {
+                    KindWord::Fail => TransportKind::Fail {
+                        code: ReplyCode::new(self.code).ok_or(("code", "no reply code"))?,
+                        text: self.text.clone(),
+                    },
+                    KindWord::Discard => TransportKind::Discard,
+                    _ => TransportKind::Direct,
+                }
             }
         };
+        if self.kind != KindWord::Fail {
+            let defaults = <TransportTable as super::table::Table>::defaults();
+            let given = [
+                ("code", self.code != defaults.code),
+                ("text", self.text != defaults.text),
+            ];
+            if let Some((key, _)) = given.iter().find(|(_, given)| *given) {
+                return Err((key, "only kind \"fail\" has it"));
+            }
+        }
         if self
             .source_addresses
             .iter()
@@ -262,6 +303,10 @@ impl TransportTable {
             source_addresses: self.source_addresses.clone(),
             proxy: self.proxy.clone(),
         };
+        let connects = matches!(kind, TransportKind::Direct | TransportKind::Relay(_));
+        if !connects && line != Line::default() {
+            return Err(("kind", "connects to nobody, as nobody and from nowhere"));
+        }
         Ok(Transport {
             name: self.name.clone(),
             kind,
@@ -346,9 +391,17 @@ impl From<&Transport> for TransportTable {
     fn from(transport: &Transport) -> TransportTable {
         let mut table = <TransportTable as super::table::Table>::defaults();
         table.name.clone_from(&transport.name);
-        table.kind = KindWord::Direct;
+        table.kind = match &transport.kind {
+            TransportKind::Direct => KindWord::Direct,
+            TransportKind::Relay(_) => KindWord::Relay,
+            TransportKind::Fail { code, text } => {
+                table.code = code.get();
+                table.text.clone_from(text);
+                KindWord::Fail
+            }
+            TransportKind::Discard => KindWord::Discard,
+        };
         if let TransportKind::Relay(relay) = &transport.kind {
-            table.kind = KindWord::Relay;
             table.hosts.clone_from(&relay.hosts);
             table.order = relay.order;
             table.tls = relay.tls;

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::Parts;
 use super::content::Content;
+use super::nowhere;
 use super::outcome::{Break, content_failure, local, stage, unfit};
 use super::running::Running;
 use super::session::{Limits, Session};
@@ -85,6 +86,11 @@ pub(super) fn attempt(parts: &Parts, running: &Running, warm: Option<Arc<[u8]>>)
             let target = match way.kind() {
                 TransportKind::Direct => Target::from(running.rows[0].recipient.path.domain()),
                 TransportKind::Relay(relay) => Target::Relay(Arc::clone(relay)),
+                TransportKind::Fail { code, text } => return stopped(nowhere::fails(*code, text)),
+                TransportKind::Discard => {
+                    nowhere::discard(parts, running, &rows);
+                    return Left::default();
+                }
             };
             (target, way.line().cloned())
         }
@@ -327,7 +333,7 @@ impl Attempt<'_> {
             for (n, row) in batch.iter().enumerate() {
                 let outcome = match carried.answers.answer(n) {
                     Answer::Delivered(reply) => Some(Ok(Accepted {
-                        code: reply.code(),
+                        code: Some(reply.code()),
                         status: reply.status(carried.answers.enhanced),
                         text: reply.text(),
                         confirms,

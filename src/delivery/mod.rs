@@ -11,6 +11,7 @@ mod crew;
 mod facts;
 #[cfg(test)]
 mod fixture;
+mod nowhere;
 mod opening;
 mod outcome;
 mod pool;

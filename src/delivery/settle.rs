@@ -44,10 +44,11 @@ pub(super) struct Scene {
     pub data: Duration,
 }
 
-/// The 2yz after the dot.
+/// The 2yz after the dot, or what stands for it.
 #[derive(Clone, Debug)]
 pub(super) struct Accepted {
-    pub code: ReplyCode,
+    /// `None`: nobody was asked (RO-13).
+    pub code: Option<ReplyCode>,
     pub status: EnhancedCode,
     pub text: String,
     /// The host will tell the sender who asked to be told of success: it announced DSN (RFC 3461 §5.2.1).
@@ -282,8 +283,11 @@ fn record(running: &Running, one: &Happened, dialled: &[IpAddr]) -> Attempt {
     let scene = &one.scene;
     let (stage, code, status, text, cause, twice) = match &one.result {
         Ok(accepted) => (
-            Stage::FinalDot,
-            Some(accepted.code),
+            match accepted.code {
+                Some(_) => Stage::FinalDot,
+                None => Stage::Route,
+            },
+            accepted.code,
             accepted.status,
             accepted.text.clone(),
             None,
@@ -361,6 +365,8 @@ struct Trail {
     status: EnhancedCode,
     doubt: Option<Doubt>,
     text: String,
+    /// It reached nobody (RO-13).
+    discarded: bool,
     level: log::Level,
 }
 
@@ -412,6 +418,7 @@ impl Trail {
             status: attempt.status,
             doubt: attempt.may_be_sent_twice.then_some(Doubt::MayBeSentTwice),
             text: attempt.text.clone(),
+            discarded: matches!(&one.result, Ok(accepted) if accepted.code.is_none()),
             level: level(one),
         }
     }
@@ -425,6 +432,7 @@ impl Trail {
     fn complete(self, overruled: Option<State>) -> Line {
         let (result, next) = match (overruled, self.verdict) {
             (Some(state), _) => (state.word(), None),
+            (None, Verdict::Delivered) if self.discarded => ("discarded", None),
             (None, Verdict::Delivered) => ("delivered", None),
             (None, Verdict::Deferred { next }) => ("deferred", Some(next)),
             (None, Verdict::Failed) => ("failed", None),

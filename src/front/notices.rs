@@ -485,7 +485,10 @@ fn block(row: &RecipientRow, action: Action, last: Option<&Attempt>, own: Enhanc
         remote: last
             .filter(|last| !last.host.is_empty())
             .map(|last| (last.host.clone(), last.address.map(|address| address.ip()))),
-        code: last.and_then(|last| last.code),
+        // DSN-7: that of a host; transport `fail` has one of its own.
+        code: last
+            .filter(|last| !last.host.is_empty())
+            .and_then(|last| last.code),
         reason: last.map_or_else(|| row.blocker.clone(), |last| last.text.clone()),
         attempts: row.attempts,
         last_attempt: row.last_attempt,

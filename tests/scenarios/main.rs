@@ -18,6 +18,7 @@ mod metrics;
 mod notices;
 mod process;
 mod retry;
+mod routes;
 mod sendmail;
 mod store;
 mod sts;

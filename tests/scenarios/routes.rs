@@ -103,7 +103,9 @@ fn an_operators_way_stays_and_waits_when_its_transport_is_gone() {
     let daemon = TestDaemon::start_in(Arc::new(TempDir::new()), clock.clone(), &more).unwrap();
     daemon.submit("ann@here.example", &["bob@dest.example"], CONTENT);
     daemon.submit("ann@here.example", &["cid@dest.example"], CONTENT);
-    until(&daemon, "count state=queued\n", |answer| answer.ends_with("OK 2"));
+    until(&daemon, "count state=queued\n", |answer| {
+        answer.ends_with("OK 2")
+    });
     until(&daemon, "list\n", |a| {
         a.matches("state=queued attempts=1 ").count() == 2
     });

@@ -125,7 +125,7 @@ fn transport(call: &Call<'_>, args: &mut Args) -> Result<Option<Change>, Stop> {
     };
     let destination = match way.kind() {
         TransportKind::Direct => None,
-        TransportKind::Relay(_) => Some(routes::named_destination(&name)),
+        _ => Some(routes::named_destination(&name)),
     };
     Ok(Some(Change::Route {
         transport: Some(name),
