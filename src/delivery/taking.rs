@@ -249,8 +249,11 @@ impl Attempt<'_> {
                 self.report_failed(host, requirement, scene, &not, &failure);
                 if !requirement.fallback {
                     return Err(match not.reached {
-                        // It has been judged, and says why.
-                        Some(_) => failure,
+                        // It has been judged, and says why; the record says what it was (TLS-1).
+                        Some(reached) => {
+                            scene.tls = reached.level();
+                            failure
+                        }
                         None => Failure {
                             scope: failure.scope,
                             ..requirement.explain(failure)

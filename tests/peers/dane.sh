@@ -83,7 +83,7 @@ echo "Proven that the delegation is not signed: its TLSA record is not even look
 attempt a@insecure.test tls=encrypted tls-policy=opportunistic result=delivered
 
 echo "Another key, another name, a broken signature of the record, a broken signature of the address: mail waits"
-attempt a@wrong.test status=4.7.5 tls-policy=dane:dane result=deferred
+attempt a@wrong.test status=4.7.5 tls=encrypted tls-policy=dane:dane result=deferred
 attempt a@name.test status=4.7.5 tls-policy=dane:dane result=deferred
 attempt a@unsigned.test relay=mx.unsigned.test status=4.7.5 result=deferred 'TLSA records of mx.unsigned.test are not known'
 attempt a@bogus.test status=4.4.3 relay=none result=deferred

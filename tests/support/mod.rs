@@ -8,3 +8,4 @@ pub mod https;
 pub mod mx;
 pub mod office;
 pub mod queue;
+pub mod tap;

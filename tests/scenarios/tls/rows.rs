@@ -1,4 +1,4 @@
-//! The table. See `table` for the words.
+//! The table. See `table` for the words. In each row somebody listens on the path to each host (SEC-8).
 
 use super::table::run;
 
@@ -46,7 +46,7 @@ fn nothing_but_the_operators_words() {
     ");
 }
 
-// TLS-3, TLS-11
+// TLS-3, TLS-11, SEC-8
 #[test]
 fn verification_by_name() {
     run("
@@ -64,7 +64,7 @@ fn verification_by_name() {
     ");
 }
 
-// TLS-7
+// TLS-7, SEC-8
 #[test]
 fn rows_of_tls_policy() {
     run("
@@ -92,7 +92,7 @@ fn rows_of_tls_policy() {
     ");
 }
 
-// TLS-5, TLS-6
+// TLS-5, TLS-6, SEC-8
 #[test]
 fn memory() {
     run("
@@ -113,7 +113,7 @@ fn memory() {
     ");
 }
 
-// DANE-1, DANE-2, DANE-3, DANE-4, DANE-5, DANE-6, DNS-8, TLS-14
+// DANE-1, DANE-2, DANE-3, DANE-4, DANE-5, DANE-6, DNS-8, TLS-14, SEC-8
 #[test]
 fn dane() {
     run("
@@ -166,7 +166,7 @@ fn dane() {
     ");
 }
 
-// STS-7, STS-8, STS-9, STS-3, DANE-6
+// STS-7, STS-8, STS-9, STS-3, DANE-6, SEC-8
 #[test]
 fn mta_sts() {
     run("
@@ -193,7 +193,7 @@ fn mta_sts() {
     ");
 }
 
-// TLS-12, TLS-13
+// TLS-12, TLS-13, SEC-8
 #[test]
 fn what_the_sender_asks_for() {
     run("

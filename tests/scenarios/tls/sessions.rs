@@ -86,6 +86,30 @@ fn what_a_domain_reached_is_remembered_even_if_the_mail_is_refused() {
     assert_eq!(row.requiretls, None);
 }
 
+// TLS-1
+#[test]
+fn what_a_refused_host_reached_is_in_the_record_beside_what_was_required() {
+    for (certificate, level) in [("other", TlsLevel::Encrypted), ("good", TlsLevel::Verified)] {
+        let script = Script::new()
+            .starttls()
+            .identity(pki().certificate(certificate, "mx1.dest.test"));
+        let mx = Mx::start(script);
+        let mut bench = bench(&mx, |_| {});
+        bench.dns.authentic(true);
+        let stranger = pki().certificate("stranger", "mx1.dest.test");
+        let data = crate::support::ca::tlsa_data(&stranger.cert, 1, 1);
+        bench.dns.tlsa("mx1.dest.test", mx.port(), [3, 1, 1], data);
+        let id = bench.send(letter(BOB));
+        bench.finish();
+        let result = bench.result(id, 1);
+        let attempt = result.last();
+        assert_eq!(attempt.status.to_string(), "4.7.5");
+        assert_eq!(attempt.tls_policy, "dane:dane");
+        assert_eq!(attempt.tls, level);
+        assert!(mx.transactions().is_empty());
+    }
+}
+
 // TLS-6: REQUIRETLS that was seen is kept as a hint
 #[test]
 fn requiretls_that_was_announced_is_kept_as_a_hint() {

@@ -21,6 +21,7 @@
 
 #![allow(clippy::unwrap_used)] // a row that cannot be read has failed
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -44,6 +45,7 @@ use crate::support::ca::{Authority, Issued, leaf, tlsa_data};
 use crate::support::dns::{DnsServer, Fault, RecordType, ResponseCode};
 use crate::support::mx::{At, Do, Mx, Script, on, reply};
 use crate::support::queue::TempDir;
+use crate::support::tap::{Tap, commands_in_clear};
 
 /// Certificates that all rows share.
 pub struct Pki {
@@ -218,6 +220,14 @@ impl Row<'_> {
             .map(|(server, identity)| script(server.trim(), identity.clone()))
             .collect();
         let hosts: Vec<Mx> = hosts(scripts);
+        // On the path to each host somebody listens.
+        let taps: Vec<Tap> = (1..)
+            .zip(&hosts)
+            .map(|(n, host)| {
+                let ip = Ipv4Addr::new(127, 0, 1, n);
+                Tap::start_at((ip, host.port()).into(), host.address())
+            })
+            .collect();
         let seams = Arc::new(Seams {
             sts: self.sts(),
             ..Seams::default()
@@ -227,6 +237,10 @@ impl Row<'_> {
             config.tls.ca_file = Some(pki().ca_file.clone());
             self.configure(config);
         });
+        for (name, tap) in names.iter().zip(&taps) {
+            bench.dns.forget(name);
+            bench.dns.a(name, &tap.address().ip().to_string());
+        }
         self.prepare_dns(&bench.dns, hosts[0].port(), &identities);
         self.remember(&bench);
         let require = match self.message {
@@ -241,20 +255,8 @@ impl Row<'_> {
         let result = bench.result(id, 1);
         let attempt = result.last();
 
-        // SEC-8: nothing but the greeting, EHLO and STARTTLS on a channel that is weaker than required.
-        let level = attempt.tls;
-        for session in hosts.iter().flat_map(Mx::sessions) {
-            let harmless = |line: &String| matches!(line.get(..4), Some("EHLO" | "STAR" | "QUIT"));
-            let said_more = !session.commands.iter().all(harmless);
-            let delivered = result.row.state == State::Delivered;
-            assert!(!said_more || delivered, "{session:?}");
-            assert!(
-                !said_more || (level > TlsLevel::Plain) == session.tls,
-                "{session:?}"
-            );
-        }
         let mut happened = match result.row.state {
-            State::Delivered => format!("sent {level}"),
+            State::Delivered => format!("sent {}", attempt.tls),
             State::Queued => format!("later {}", attempt.status),
             State::Failed => format!("failed {}", attempt.status),
             other => format!("{other:?}"),
@@ -279,6 +281,16 @@ impl Row<'_> {
             "" => "-".to_string(),
             policy => policy.to_string(),
         };
+        drop(bench);
+        for ((name, host), tap) in names.iter().zip(&hosts).zip(taps) {
+            let delivered = result.row.state == State::Delivered && attempt.host == *name;
+            check_channels(
+                host,
+                &tap.finish(),
+                delivered.then_some(attempt.tls),
+                &policy,
+            );
+        }
         let seen = seams.seen.lock().unwrap();
         let reported: Vec<String> = seen
             .iter()
@@ -349,7 +361,7 @@ impl Row<'_> {
         if words(self.dns).contains(&"alias") {
             dns.forget("mx1.dest.test");
             dns.cname("mx1.dest.test", "real.test")
-                .a("real.test", "127.0.0.1");
+                .a("real.test", "127.0.1.1");
             own_name = "real.test".to_string();
         }
         let tlsa = format!("_{port}._tcp.{own_name}");
@@ -406,6 +418,32 @@ impl Row<'_> {
             forget_before: Timestamp::from_secs(0),
         });
     }
+}
+
+/// SEC-8: nothing but EHLO, STARTTLS and QUIT goes to a host over a channel that is weaker than required, and the wire
+/// has nothing but TLS on it after STARTTLS. `level` is what was reached where the message went to this host.
+fn check_channels(host: &Mx, wires: &[Vec<u8>], level: Option<TlsLevel>, required: &str) {
+    let harmless = |line: &String| matches!(line.get(..4), Some("EHLO" | "STAR" | "QUIT"));
+    let clear_will_do = required.starts_with("opportunistic") || required.starts_with("none");
+    let mut spoken = 0;
+    let sessions = host.sessions();
+    assert_eq!(wires.len(), sessions.len());
+    for (wire, session) in wires.iter().zip(&sessions) {
+        let (clear, tls) = commands_in_clear(wire);
+        assert!(tls || !session.tls, "{clear:?}");
+        if !clear.iter().all(harmless) {
+            assert_eq!(level, Some(TlsLevel::Plain), "in clear: {clear:?}");
+            assert!(clear_will_do && !tls, "{required}: {clear:?}");
+        }
+        if !session.commands.iter().all(harmless) {
+            spoken += 1;
+            assert_eq!(
+                Some(session.tls),
+                level.map(|level| level > TlsLevel::Plain)
+            );
+        }
+    }
+    assert_eq!(spoken, usize::from(level.is_some()), "{sessions:?}");
 }
 
 fn wanted(word: &str) -> TlsWanted {
