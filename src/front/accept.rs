@@ -606,3 +606,101 @@ fn without_repeats(recipients: Vec<NewRecipient>) -> Vec<NewRecipient> {
     }
     kept
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::message::Notify;
+    use crate::message::dkim::{Keyring, SigningKey};
+    use crate::smtp::address::Domain;
+    use crate::store::{InDoubt, Settings};
+
+    fn client() -> Client {
+        Client {
+            caller: "relay".to_owned(),
+            helo: "x".to_owned(),
+            origin: Origin::Uid(None),
+        }
+    }
+
+    fn envelope() -> Envelope {
+        Envelope {
+            reverse_path: ReversePath::Null,
+            recipients: vec![NewRecipient {
+                path: ForwardPath::parse("bob@dest.example", false).unwrap(),
+                orcpt: None,
+                notify: Notify::default(),
+            }],
+            ret: None,
+            envid: None,
+            size: None,
+            require_tls: false,
+            protocol: "ESMTP",
+            tls: None,
+            bare_newline: BareNewline::Normalize,
+        }
+    }
+
+    // MSG-8, IN-26, ST-17
+    #[test]
+    fn what_cannot_be_signed_is_refused_for_now_and_nothing_of_it_is_queued() {
+        let name = format!("posthaste-accept-{}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        std::fs::create_dir(&directory).unwrap();
+        let clock = Clock::manual(Timestamp::from_secs(1_800_000_000));
+        let settings = Settings {
+            path: directory.join("queue"),
+            max_messages: 0,
+            in_doubt: InDoubt::Retry,
+            poison_limit: 3,
+            min_free: 0,
+            reserve: 0,
+            collect: Duration::ZERO,
+        };
+        let (store, _) = Store::open(&settings, &clock).unwrap();
+        let here = Domain::parse("here.example").unwrap();
+        let mut config = Config::default_for(here.clone());
+        config.dkim = vec![crate::config::Dkim {
+            domain: here.clone(),
+            selector: here.clone(),
+            key: directory.join("key"),
+        }];
+        let keyring = Keyring::new(vec![Arc::new(SigningKey::broken(here))]);
+        let live = Live::with_keyring(config, keyring);
+        let fatal: crate::dispatch::Fatal = Arc::new(|why| panic!("{why}"));
+        let (dispatcher, _transactions) =
+            Dispatcher::start(store.clone(), live.clone(), clock.clone(), 1, fatal).unwrap();
+        let intake = Intake::new(live, store.clone(), dispatcher.clone(), clock);
+        let hand_in = |content: &[u8]| {
+            let mut incoming = intake.begin(client(), envelope()).unwrap();
+            incoming.write(content);
+            incoming.finish(Oddities::default())
+        };
+        let long = [
+            &b"From: a@here.example\r\n\r\n"[..],
+            &b"x\r\n".repeat(700_000),
+        ];
+        for content in [&b"From: a@here.example\r\n\r\nx\r\n"[..], &long.concat()] {
+            let refusal = hand_in(content).unwrap_err();
+            assert!(refusal.answer().to_string().starts_with("451 4.3.0 "));
+            assert!(refusal.to_string().starts_with("DKIM signing with"));
+            assert_eq!(store.stats().unwrap().messages, 0);
+        }
+        assert!(hand_in(b"From: a@else.example\r\n\r\nx\r\n").is_ok());
+        assert_eq!(intake.memory_held(), 0);
+        // ST-17: a long header that is kept until the end counts.
+        let mut incoming = intake.begin(client(), envelope()).unwrap();
+        incoming.write(b"From: a@here.example\r\n");
+        let before = intake.memory_held();
+        incoming.write(&b"To: a@dest.example\r\n".repeat(5000));
+        assert_eq!(intake.memory_held(), before + (1 << 20));
+        drop(incoming);
+        assert_eq!(intake.memory_held(), 0);
+        dispatcher.stop();
+        store.close();
+        let _ = std::fs::remove_dir_all(&directory);
+    }
+}

@@ -1,12 +1,13 @@
 //! What posthaste(8) does: the operator's tool, and the names `sendmail`, `mailq` and `newaliases`.
 //!
 //! A thin client of the daemon's sockets. It keeps no mail itself: `sendmail` ends with status 0 only after the daemon's
-//! 250, that is after the commit (Q-1). It opens no file but the configuration, and no environment variable selects one
-//! (SM-5, SM-10).
+//! 250, that is after the commit (Q-1). It opens no file but the configuration and the keys that `dkim` is told of, and no
+//! environment variable selects one (SM-5, SM-10).
 
 mod addresses;
 mod content;
 mod control;
+mod dkim;
 mod flags;
 mod mailq;
 mod paths;
@@ -75,6 +76,7 @@ impl fmt::Display for Exit {
 const HELP: &str = "\
 usage: posthaste [-f FILE] [-s SOCKET] VERB [WORD ...]
        posthaste [-f FILE] sendmail|mailq|newaliases [ARGUMENT ...]
+       posthaste [-f FILE] dkim keygen|dns|verify [WORD ...]
 posthaste help lists the verbs; see posthaste(8) and posthaste-control(5).";
 
 /// Runs the tool with the arguments of the program, the name it was called by first.
@@ -143,11 +145,17 @@ fn tool(args: Vec<String>) -> Result<u8, Exit> {
             _ => return Err(Exit::usage(format!("unknown option {flag}\n{HELP}"))),
         }
     }
+    let args: Vec<String> = args.collect();
+    if let Some(("dkim", words)) = args
+        .split_first()
+        .map(|(verb, words)| (verb.as_str(), words))
+    {
+        return dkim::run(words, file.as_deref());
+    }
     let mut paths = Paths::find(file.as_deref())?;
     if let Some(socket) = socket {
         paths.control = socket;
     }
-    let args: Vec<String> = args.collect();
     match args.split_first() {
         None => Err(Exit::usage(format!("a verb is missing\n{HELP}"))),
         Some((name, rest)) if matches!(name.as_str(), "sendmail" | "mailq" | "newaliases") => {

@@ -2,10 +2,13 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::RecordType;
 use openssl::pkey::{PKey, Private};
 use openssl::rsa::Rsa;
 use posthaste::clock::{Clock, Timestamp};
@@ -13,6 +16,7 @@ use posthaste::message::dkim::{Outcome, SigningKey, Verifier};
 use posthaste::smtp::address::Domain;
 
 use crate::support::daemon::{self, TestDaemon};
+use crate::support::dns::{DnsServer, Fault};
 use crate::support::mx::{At, Mx, Script, reply};
 use crate::support::queue::TempDir;
 
@@ -251,4 +255,108 @@ fn a_reload_takes_new_keys_and_refuses_bad_ones_whole() {
     daemon.rewrite(&more(""));
     daemon.control("reload\n");
     assert_eq!(signed(&[]), []);
+}
+
+/// `posthaste -f FILE dkim WORDS`, with this on standard input: status, standard output, standard error.
+fn tool(file: &Path, words: &[&str], input: &[u8]) -> (i32, String, String) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_posthaste"))
+        .arg("-f")
+        .arg(file)
+        .arg("dkim")
+        .args(words)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Who asks for nothing closes it.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    let output = child.wait_with_output().unwrap();
+    let text = |octets| String::from_utf8(octets).unwrap();
+    (
+        output.status.code().unwrap(),
+        text(output.stdout),
+        text(output.stderr),
+    )
+}
+
+// MSG-9
+#[test]
+fn a_key_is_made_published_and_checked_by_the_tool() {
+    let dir = Arc::new(TempDir::new());
+    let at = |name: &str| dir.path().join(name);
+    let none = at("none.toml");
+    fs::write(&none, "hostname = \"here.example\"\n").unwrap();
+    for (name, algorithm) in [("one", "rsa"), ("two", "ed25519")] {
+        let key = format!("key={}", at(name).display());
+        let algorithm = format!("algorithm={algorithm}");
+        let words = ["keygen", &key, &algorithm];
+        assert_eq!(tool(&none, &words, b""), (0, String::new(), String::new()));
+        let mode = fs::metadata(at(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let (status, _, why) = tool(&none, &words, b"");
+        assert!(status == 73 && why.contains("exists"), "{why}");
+    }
+    assert_eq!(tool(&none, &["dns"], b"").0, 1);
+    let dns = DnsServer::start();
+    let mx = Mx::start(Script::new());
+    let more = table("one", &at("one")) + &table("two", &at("two")) + &through(&mx);
+    let more = format!("[dns]\nservers = [\"{}\"]\n{more}", dns.addr());
+    let daemon = TestDaemon::start_in(Arc::clone(&dir), Clock::system(), &more).unwrap();
+    let file = daemon::write_config(&dir, &more);
+    let (status, zone, _) = tool(&file, &["dns"], b"");
+    assert_eq!((status, zone.lines().count()), (0, 2), "{zone}");
+    for line in zone.lines() {
+        let (name, rest) = line.split_once(". IN TXT ").unwrap();
+        let text: String = rest.split('"').skip(1).step_by(2).collect();
+        assert!(text.starts_with("v=DKIM1; k="), "{text}");
+        dns.txt(name, &text);
+    }
+    daemon.submit("ann@here.example", &["bob@dest.example"], CONTENT);
+    let seen = mx.next_transaction().content;
+    let (status, lines, _) = tool(&file, &["verify"], &seen);
+    assert_eq!(
+        lines,
+        "domain=here.example selector=one algorithm=rsa-sha256 result=pass\n\
+         domain=here.example selector=two algorithm=ed25519-sha256 result=pass\n"
+    );
+    assert_eq!(status, 0);
+    let text = String::from_utf8(seen).unwrap();
+    // As a file has it.
+    assert_eq!(
+        tool(&file, &["verify"], text.replace("\r\n", "\n").as_bytes()).0,
+        0
+    );
+    let (status, lines, _) = tool(&file, &["verify"], text.replace("dots", "dash").as_bytes());
+    assert_eq!(
+        (
+            status,
+            lines
+                .matches("result=fail text=\"the body was changed\"")
+                .count()
+        ),
+        (1, 2)
+    );
+    dns.forget("two._domainkey.here.example");
+    let (status, lines, _) = tool(&file, &["verify"], text.as_bytes());
+    assert_eq!(status, 1);
+    assert!(
+        lines.ends_with("result=error text=\"there is no key\"\n"),
+        "{lines}"
+    );
+    dns.fault(
+        "two._domainkey.here.example",
+        RecordType::TXT,
+        Fault::Code(ResponseCode::ServFail),
+    );
+    let (status, lines, _) = tool(&file, &["verify"], text.as_bytes());
+    assert!(
+        status == 75 && lines.contains("selector=two algorithm=ed25519-sha256 result=unknown"),
+        "{lines}"
+    );
+    let (status, _, why) = tool(&file, &["verify"], b"From: a@b\n\nx\n");
+    assert_eq!(
+        (status, why.trim_end()),
+        (1, "posthaste: no DKIM-Signature")
+    );
 }

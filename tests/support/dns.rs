@@ -217,9 +217,12 @@ impl DnsServer {
         self.record(name, RData::CNAME(CNAME(to_name(target))))
     }
 
-    /// Adds a TXT record of one string.
+    /// Adds a TXT record of this text, in as many strings as it takes.
     pub fn txt(&self, name: &str, text: &str) -> DnsServer {
-        self.record(name, RData::TXT(TXT::new(vec![text.to_string()])))
+        // RFC 1035 §3.3: a string has 255 octets at most.
+        let strings = text.as_bytes().chunks(255);
+        let strings = strings.map(|s| String::from_utf8_lossy(s).into_owned());
+        self.record(name, RData::TXT(TXT::new(strings.collect())))
     }
 
     /// Adds any record.
