@@ -51,6 +51,7 @@ bans: ## licences, banned and duplicate crates, no async code (reads deny.toml)
 	python3 tests/tools/bans.py
 
 deny: ## the same by cargo-deny, with whatever advisories are at hand
+	$(CARGO) fetch --locked --quiet
 	$(CARGO) deny --offline check licenses bans sources
 
 # --lib, --bins and --tests at once; documentation tests need a run of their own.
