@@ -238,11 +238,11 @@ impl Acceptor {
         };
         if !room {
             drop(clients);
-            return turn_away(stream, "too many clients");
+            return turn_away(stream, uid, "too many clients");
         }
         let (Ok(()), Ok(copy)) = (stream.set_nonblocking(false), stream.try_clone()) else {
             drop(clients);
-            return turn_away(stream, "out of descriptors");
+            return turn_away(stream, uid, "out of descriptors");
         };
         clients.next += 1;
         let number = clients.next;
@@ -272,13 +272,7 @@ impl Acceptor {
             // It waits for nothing else.
             Ok(()) => drop(send.send(stream)),
             // PRC-4: the closure is gone, and with it the slot.
-            Err(error) => {
-                Line::of_client("rejected", format_args!("uid:{uid}"))
-                    .key("door", "control")
-                    .peer("reason", &error.to_string())
-                    .warn();
-                turn_away(stream, "no thread can be started for you");
-            }
+            Err(_) => turn_away(stream, uid, "no thread can be started for you"),
         }
     }
 }
@@ -291,7 +285,11 @@ fn no_descriptors(error: &io::Error) -> bool {
 }
 
 /// Says why, if the socket's buffer takes it, and closes.
-fn turn_away(mut stream: UnixStream, why: &str) {
+fn turn_away(mut stream: UnixStream, uid: u32, why: &str) {
+    Line::of_client("rejected", format_args!("uid:{uid}"))
+        .key("door", "control")
+        .key("text", why)
+        .warn();
     let mut line = Vec::new();
     // Writing to a Vec cannot fail.
     let _ = Reply::new(false, &mut line).end(&Err(Stop::Refused(Code::Temporary, why.to_owned())));

@@ -125,6 +125,24 @@ fn a_daemon_whose_acceptor_dies_exits_70() {
 
 // PRC-3, PRC-10
 #[test]
+fn a_daemon_whose_control_socket_dies_exits_70() {
+    if let Some(thread) = dies() {
+        die(&thread, "rejected", "", |dir, _| {
+            let mut clients = Vec::new();
+            // As many as there may be stay, and the next is turned away by the acceptor, which says so.
+            while let Ok(client) = UnixStream::connect(control_path(dir)) {
+                clients.push(client);
+                assert!(clients.len() < 1000, "nobody is turned away");
+            }
+        });
+    }
+    let (status, log) = run("a_daemon_whose_control_socket_dies_exits_70", "control");
+    assert_eq!(status, Some(70), "{log}");
+    assert!(log.contains("the trap"), "{log}");
+}
+
+// PRC-3, PRC-10
+#[test]
 fn a_daemon_whose_dispatcher_dies_exits_70() {
     if let Some(thread) = dies() {
         die(&thread, "clock-went-back", "", |dir, clock| {
