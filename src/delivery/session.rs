@@ -12,6 +12,7 @@ use crate::net::deadline::Deadline;
 use crate::net::stream::Stream;
 use crate::policy::failure::TlsLevel;
 use crate::policy::tls::Reached;
+use crate::smtp::address::Domain;
 use crate::smtp::client::{
     Answers, Broken, Command, Dialogue, Mail, Rcpt, Ready, Step, Transaction,
 };
@@ -108,6 +109,8 @@ pub struct Session {
     transactions: u32,
     /// Failed transactions in a row (CL-24).
     failed: u32,
+    /// The domains that it was counted for (RPT-1); no more than transactions.
+    counted: Vec<Domain>,
 }
 
 /// A transaction that was carried as far as it went.
@@ -143,6 +146,7 @@ impl Session {
             idle_since: now,
             transactions: 0,
             failed: 0,
+            counted: Vec::new(),
         }
     }
 
@@ -154,6 +158,15 @@ impl Session {
     /// The name with which the peer greeted (DV-10).
     pub fn greeting(&self) -> &str {
         &self.greeting
+    }
+
+    /// Whether it is counted for this domain the first time.
+    pub fn is_new_to(&mut self, domain: &Domain) -> bool {
+        let new = !self.counted.contains(domain);
+        if new {
+            self.counted.push(domain.clone());
+        }
+        new
     }
 
     /// What the peer announced.

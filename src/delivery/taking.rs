@@ -102,7 +102,7 @@ impl Attempt<'_> {
         let mut began = began;
         while !here.is_empty() {
             let mut scene = scene.clone();
-            let (session, total) = match waiting.take() {
+            let (mut session, total) = match waiting.take() {
                 Some(session) => {
                     scene.reused = true;
                     scene.connect = began.elapsed();
@@ -131,6 +131,10 @@ impl Attempt<'_> {
             scene.source = origin.source;
             scene.tls = origin.level();
             self.remember(&session, scene.tls);
+            // Where we do not ask for TLS, a session in clear says nothing of the host.
+            if options.starttls != StartTls::Never {
+                self.report(&host, &requirement, &scene, &mut session);
+            }
             let reused = scene.reused;
             match self.carry(session, &requirement, &mut here, scene, total) {
                 After::Kept(session) => {
@@ -224,8 +228,7 @@ impl Attempt<'_> {
             scene.session = connected.elapsed();
             let not = match opened {
                 Ok(session) => {
-                    let asked = options.starttls != StartTls::Never;
-                    self.report(host, requirement, scene, &session, asked);
+                    self.opened(requirement, &session);
                     return match walk.check_greeting(host, session.greeting()) {
                         Ok(()) => Ok((session, total)),
                         Err(failure) => {
@@ -340,21 +343,32 @@ impl Attempt<'_> {
         });
     }
 
-    /// What a session says of the domain's policy, if TLS was `asked` for.
+    /// Counts a session that has been opened.
+    fn opened(&self, requirement: &Requirement, session: &Session) {
+        let plain = Reached::plain();
+        let reached = session.origin().reached.as_deref().unwrap_or(&plain);
+        self.parts.store.metrics().tls(reached.level());
+        self.count(
+            requirement,
+            true,
+            report::of_session(requirement, reached).is_ok(),
+        );
+    }
+
+    /// What a session says of the domain's policy: once to each domain whose mail it carries.
     fn report(
         &self,
         host: &ReadyHost,
         requirement: &Requirement,
         scene: &Scene,
-        session: &Session,
-        asked: bool,
+        session: &mut Session,
     ) {
-        let plain = Reached::plain();
-        let reached = session.origin().reached.as_deref().unwrap_or(&plain);
-        self.parts.store.metrics().tls(reached.level());
-        self.count(requirement, true);
-        // Where we do not ask for TLS, a session in clear says nothing of the host.
-        if asked {
+        let Some(domain) = self.reported_domain() else {
+            return;
+        };
+        if session.is_new_to(domain) {
+            let plain = Reached::plain();
+            let reached = session.origin().reached.as_deref().unwrap_or(&plain);
             let result = report::of_session(requirement, reached);
             self.seen(host, requirement, scene, session.greeting(), result);
         }
@@ -369,7 +383,6 @@ impl Attempt<'_> {
         not: &NotOpened,
         failure: &Failure,
     ) {
-        self.count(requirement, false);
         let result = match not.reached.as_deref() {
             Some(reached) => report::of_session(requirement, reached),
             None => Err(Fault {
@@ -381,12 +394,19 @@ impl Attempt<'_> {
                 text: failure.text.clone(),
             }),
         };
+        self.count(requirement, false, result.is_ok());
         self.seen(host, requirement, scene, &not.greeting, result);
     }
 
-    /// What a host's TLS came to, for those who asked something of it (OBS-6).
-    fn count(&self, requirement: &Requirement, passed: bool) {
+    /// What a host's TLS came to, for those who asked something of it, and whether it is what an MTA-STS policy wants
+    /// (OBS-6).
+    fn count(&self, requirement: &Requirement, passed: bool, met: bool) {
         let metrics = self.parts.store.metrics();
+        if let Applied::Sts(policy) = &requirement.applied
+            && policy.mode != StsMode::None
+        {
+            metrics.sts(policy.mode == StsMode::Enforce, met);
+        }
         if requirement.is_asked_by(Source::Memory) {
             metrics.tls_memory(passed);
         }
@@ -407,15 +427,6 @@ impl Attempt<'_> {
         greeting: &str,
         result: Result<(), Fault>,
     ) {
-        if self.domain.is_none() {
-            return;
-        }
-        if let Applied::Sts(policy) = &requirement.applied
-            && policy.mode != StsMode::None
-        {
-            let enforce = policy.mode == StsMode::Enforce;
-            self.parts.store.metrics().sts(enforce, result.is_ok());
-        }
         let Some(domain) = self.reported_domain() else {
             return;
         };

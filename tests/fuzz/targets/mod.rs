@@ -6,6 +6,7 @@ mod dns;
 mod server;
 mod smtp;
 mod sts;
+mod tlsrpt;
 
 use std::mem::discriminant;
 
@@ -35,6 +36,7 @@ pub const TARGETS: &[Target] = &[
     sts::HTTP,
     sts::POLICY,
     sts::RECORD,
+    tlsrpt::RECORD,
 ];
 
 /// Folds what was seen into one number.
