@@ -660,8 +660,6 @@ mod tests {
             "[[listen]]\naddress = \"127.0.0.1:1\"\nrole = \"lmtp\"",
             "[[listen]]\naddress = \"127.0.0.1:1\"\nauth = \"required\"",
             "[[transport]]\nname = \"p\"\nkind = \"pipe\"",
-            "[[transport]]\nname = \"r\"\nkind = \"relay\"\nhosts = [\"a.example\"]\nproxy = \"socks5://127.0.0.1\"",
-            "[[transport]]\nname = \"r\"\nkind = \"relay\"\nhosts = [\"a.example\"]\nprobe = \"warn\"",
         ] {
             let error = parse(text).unwrap_err();
             assert!(
@@ -708,6 +706,7 @@ mod tests {
              [[transport]]\nname = \"s\"\nkind = \"relay\"\nhosts = [\"a.example:465\", \"b.example:587\"]\norder = \"random\"\n\
              danger_accept_invalid_certs = true\nca_file = \"/ca.pem\"\nuser = \"u\"\npassword = \"p\"\n\
              mechanisms = [\"PLAIN\", \"SCRAM-SHA-1\"]\ndanger_auth_without_tls = true\nredial = 0\n\
+             probe = \"require\"\nproxy = \"socks5://[::1]\"\n\
              [[transport]]\nname = \"n\"\nkind = \"discard\"\n\
              [[transport]]\nname = \"f\"\nkind = \"fail\"\ncode = 450\ntext = \"later\"\n\
              [[route]]\nfrom = [\"*\"]\nto = [\"here.example\", \".x.example\"]\nmin_attempts = 1\ntransport = \"r\"",

@@ -60,6 +60,18 @@ pub enum TransportKind {
     Discard,
 }
 
+impl TransportKind {
+    /// Its word in the file.
+    pub fn word(&self) -> &'static str {
+        match self {
+            TransportKind::Direct => "direct",
+            TransportKind::Relay(_) => "relay",
+            TransportKind::Fail { .. } => "fail",
+            TransportKind::Discard => "discard",
+        }
+    }
+}
+
 /// A host of a relay transport.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum RelayHost {
@@ -126,8 +138,8 @@ pub(super) fn parse_host(text: &str, usual: u16) -> Result<(RelayHost, u16), Str
         return Ok((RelayHost::Ip(ip.into()), usual));
     }
     let (host, port) = match text.rsplit_once(':') {
-        Some((host, port)) => (host, Some(port)),
-        None => (text, None),
+        Some((host, port)) if !text.ends_with(']') => (host, Some(port)),
+        _ => (text, None),
     };
     let digits = |port: &&str| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
     let port = match port {
@@ -292,12 +304,6 @@ impl TransportTable {
         {
             return Err(("source_addresses", "an address of this host is wanted"));
         }
-        if self.proxy.is_some() {
-            return Err(("proxy", "not available in this version"));
-        }
-        if self.probe != StartProbe::Off {
-            return Err(("probe", "not available in this version"));
-        }
         let line = Line {
             helo: self.helo.clone(),
             source_addresses: self.source_addresses.clone(),
@@ -441,6 +447,7 @@ mod tests {
             ("192.0.2.1:2525", "192.0.2.1", 2525),
             ("2001:db8::1", "2001:db8::1", 25),
             ("[2001:db8::1]:26", "2001:db8::1", 26),
+            ("[2001:db8::1]", "2001:db8::1", 25),
             ("localhost", "localhost", 25),
         ] {
             let (parsed, parsed_port) = parse_host(text, 25).unwrap();

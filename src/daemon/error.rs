@@ -11,6 +11,8 @@ use crate::store::OpenError;
 pub enum Error {
     /// The command line: 64.
     Usage(String),
+    /// A relay that must work at the start does not: 69.
+    Unavailable(String),
     /// A bug of ours, or a thread without which nothing goes on: 70.
     Internal(String),
     /// The system said no: 71.
@@ -30,6 +32,7 @@ impl Error {
     pub fn exit_status(&self) -> u8 {
         match self {
             Error::Usage(_) => 64,
+            Error::Unavailable(_) => 69,
             Error::Internal(_) => 70,
             Error::System(_) => 71,
             Error::Io(_) => 74,
@@ -44,6 +47,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Usage(text)
+            | Error::Unavailable(text)
             | Error::Internal(text)
             | Error::System(text)
             | Error::Io(text)

@@ -9,7 +9,7 @@ use super::events::{Ask, Asking};
 use super::keys;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Listen, ListenAddress, Live, TransportKind};
-use crate::delivery::{Doing, Probe, Workers};
+use crate::delivery::{Doing, Probe, Trial, Workers};
 use crate::dispatch::dead::DeadDestination;
 use crate::dispatch::{DestinationSnapshot, Dispatcher, Wake};
 use crate::front::control::{self, Reloaded};
@@ -318,6 +318,15 @@ impl control::Host for Host {
     ) -> Option<Result<Probe, Failure>> {
         let end = Deadline::after(patience);
         Some(self.workers.probe(domain, connect, end))
+    }
+
+    fn try_transport(&self, name: &str, patience: Duration) -> Option<Result<Vec<Trial>, Failure>> {
+        let end = Deadline::after(patience);
+        Some(self.workers.try_transport(name, end))
+    }
+
+    fn revive(&self, destination: &DestinationKey) -> bool {
+        self.dispatcher.revive(destination)
     }
 
     fn gauges(&self, text: &mut Text) {

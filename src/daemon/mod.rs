@@ -14,6 +14,7 @@ mod keys;
 mod memory;
 mod process;
 mod running;
+mod trials;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

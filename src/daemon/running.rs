@@ -14,6 +14,7 @@ use super::events::{Ask, Asking, channel};
 use super::host::{Host, Source, store_settings};
 use super::keys;
 use super::memory::{self, Idle};
+use super::trials;
 use crate::clock::Clock;
 use crate::config::{Config, ListenAddress, Live};
 use crate::delivery::{Counter, Refresher, Reporter, Sts, TlsSeams, Tools, Workers};
@@ -175,6 +176,12 @@ impl Daemon {
         };
         let workers = Workers::start(count, tools, transactions).map_err(failed("workers"))?;
         let workers = Arc::new(workers);
+        if let Err(error) = trials::at_start(&live.get(), &workers, &clock) {
+            dispatcher.stop();
+            workers.close();
+            store.close();
+            return Err(error);
+        }
 
         let host = Arc::new(Host {
             live: live.clone(),

@@ -45,6 +45,10 @@ pub(super) struct Attempt<'a> {
     pub(super) relay: Option<Arc<Relay>>,
     /// The domain whose hosts these are; none for relays and literals.
     pub(super) domain: Option<Domain>,
+    /// By row: how much of `failures` is from earlier rounds (RO-10).
+    pub(super) said_before: Vec<usize>,
+    /// How often the relay was redialled.
+    pub(super) redialled: u32,
     /// What holds for the TLS of all hosts.
     pub(super) course: Course,
     /// What the store remembers of the domain, however old.
@@ -154,21 +158,41 @@ pub(super) fn attempt(parts: &Parts, running: &Running, warm: Option<Arc<[u8]>>)
             Target::Relay(relay) => Some(Arc::clone(relay)),
             Target::Domain(_) | Target::Literal(_) => None,
         },
-        domain: match target {
-            Target::Domain(domain) => Some(domain),
+        domain: match &target {
+            Target::Domain(domain) => Some(domain.clone()),
             Target::Literal(_) | Target::Relay(_) => None,
         },
+        said_before: Vec::new(),
+        redialled: 0,
         course: known.course,
         remembered: known.remembered,
         context: known.context,
         feedback: Feedback::default(),
     };
     let mut quitting = Vec::new();
-    while !attempt.pending.is_empty() && !attempt.end.is_over() {
-        let began = Instant::now();
-        walk.ends_at(attempt.end);
-        let Some(host) = walk.next_host() else { break };
-        attempt.at_host(&mut walk, host, began, &mut quitting);
+    loop {
+        attempt.begin_round();
+        if attempt.relay.is_some() {
+            walk.put_last(|host, port| parts.ailing.has(host, port));
+        }
+        while !attempt.pending.is_empty() && !attempt.end.is_over() {
+            let began = Instant::now();
+            walk.ends_at(attempt.end);
+            let Some(host) = walk.next_host() else { break };
+            attempt.at_host(&mut walk, host, began, &mut quitting);
+        }
+        if !attempt.redials() {
+            break;
+        }
+        let dialled = &running.rows[0].dialled;
+        match parts
+            .network
+            .walk(&running.transport, &target, dialled, attempt.end)
+        {
+            Ok(again) => walk = again,
+            Err(_) => break,
+        }
+        walk.set_out_by(attempt.line.clone());
     }
     attempt.conclude(&walk);
     Left {
@@ -278,6 +302,7 @@ impl Attempt<'_> {
         self.refuse_unfit(&session, requirement, here, &scene_before);
         let mut first = true;
         while !here.is_empty() {
+            let reused = scene_before.reused || !first;
             // Whatever the limits are, a session carries one transaction, or dialling would never end.
             if !std::mem::take(&mut first) && !session.may_carry_more(&self.config.deliver) {
                 return After::Full(session);
@@ -309,6 +334,7 @@ impl Attempt<'_> {
                 }
             });
             self.running.at(Stage::Mail);
+            self.parts.store.metrics().transaction(reused);
             let confirms = session.capabilities().dsn;
             let carried = session.carry(
                 &mail,

@@ -81,6 +81,7 @@ impl Fixture {
                     wake: Arc::new(|_| {}),
                 },
                 pools: Pools::new(),
+                ailing: Arc::default(),
                 registry: Registry::default(),
                 over,
             },

@@ -5,6 +5,7 @@
 //! and settles each recipient in the store before the session goes on or is closed. What is decided is decided
 //! in `policy`.
 
+mod ailing;
 mod attempt;
 mod content;
 mod crew;
@@ -16,12 +17,14 @@ mod opening;
 mod outcome;
 mod pool;
 mod probe;
+mod redial;
 mod running;
 mod session;
 mod settle;
 mod sts;
 mod taking;
 mod tlsrpt;
+mod trial;
 mod worker;
 
 pub use facts::{Outbox, StsSource, TlsReports, TlsSeams};
@@ -30,12 +33,15 @@ pub use probe::{Probe, ProbedHost, ProbedSession};
 pub use running::{Doing, Registry};
 pub use sts::{Refresher, Sts};
 pub use tlsrpt::{Counter, Reporter};
+pub use trial::{Trial, TrialStep};
 pub use worker::Workers;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
+
+use ailing::Ailing;
 
 use crate::clock::Clock;
 use crate::config::Live;
@@ -65,6 +71,7 @@ pub struct Tools {
 struct Parts {
     tools: Tools,
     pools: Pools,
+    ailing: Arc<Ailing>,
     registry: Registry,
     /// Disconnected at the end of the daemon: whoever waits for the store to recover gives up then.
     over: Receiver<()>,

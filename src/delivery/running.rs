@@ -176,6 +176,11 @@ impl Running {
     }
 
     /// Takes everything away from the worker unless it has sent its dot. The open rows.
+    /// Whether its recipients have been taken away from it.
+    pub fn is_cut(&self) -> bool {
+        self.lock().phase == Phase::Cut
+    }
+
     fn cut(&self) -> Vec<usize> {
         let mut ledger = self.lock();
         if ledger.phase != Phase::Working {

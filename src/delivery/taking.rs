@@ -13,12 +13,12 @@ use super::session::Session;
 use super::settle::{Scene, give_back};
 use crate::clock::Timestamp;
 use crate::config::{Config, Line, RelayTls};
-use crate::metrics::DaneResult;
+use crate::metrics::{DaneResult, Dialled};
 use crate::net::deadline::Deadline;
 use crate::net::dial::Connection;
 use crate::net::stream::Stream;
 use crate::net::walk::{self, ReadyHost, Walk};
-use crate::policy::failure::{Failure, Stage, TlsLevel};
+use crate::policy::failure::{Failure, Scope, Stage, TlsLevel};
 use crate::policy::retry::REPORT_CALLER;
 use crate::policy::tls::facts::{DaneFacts, StsMode};
 use crate::policy::tls::report::{self, Applied, Seen};
@@ -119,8 +119,16 @@ impl Attempt<'_> {
                         began,
                     );
                     match opened {
-                        Ok(opened) => opened,
-                        Err(failure) => return self.host_failed(here, failure, scene),
+                        Ok(opened) => {
+                            self.parts.ailing.remove(&host.name, host.port);
+                            opened
+                        }
+                        Err(failure) => {
+                            if self.relay.is_some() && failure.scope != Scope::Local {
+                                self.parts.ailing.add(&host.name, host.port);
+                            }
+                            return self.host_failed(here, failure, scene);
+                        }
                     }
                 }
             };
@@ -202,11 +210,11 @@ impl Attempt<'_> {
             let total = self.limits.total(self.content.size()).min(self.end);
             let connection = match redial.take() {
                 None => walk.dial(host, total),
-                Some((address, source)) => self.dial_again(address, source, total),
+                Some((address, source)) => self.dial_again(walk, host, address, source, total),
             };
             self.running.dialled(walk.dialled());
             scene.connect = began.elapsed();
-            let connection = connection?;
+            let connection = connection.map_err(|failure| self.unreached(failure))?;
             let (address, source) = (connection.address, connection.source);
             (scene.address, scene.source) = (Some(address), source);
             self.running.at_host(&scene.host, Some(address));
@@ -228,6 +236,7 @@ impl Attempt<'_> {
             scene.session = connected.elapsed();
             let not = match opened {
                 Ok(session) => {
+                    self.parts.store.metrics().dialled(Dialled::Opened);
                     self.opened(requirement, &session);
                     return match walk.check_greeting(host, session.greeting()) {
                         Ok(()) => Ok((session, total)),
@@ -239,6 +248,7 @@ impl Attempt<'_> {
                 }
                 Err(not) => not,
             };
+            self.parts.store.metrics().dialled(Dialled::Failed);
             let failure = not.why.failure(not.enhanced, self.relay.is_some());
             if matches!(&not.why, Break::Said(broken) if broken.why == Why::Injection) {
                 // TLS-8
@@ -294,13 +304,36 @@ impl Attempt<'_> {
         relay.is_some_and(|relay| relay.tls_at(host.port) == RelayTls::Implicit)
     }
 
+    /// There was no connection. A proxy that is to blame for it breaks the relay that needs it (RO-11).
+    fn unreached(&self, failure: Failure) -> Failure {
+        self.parts.store.metrics().dialled(Dialled::Unreached);
+        let proxy = self.line.as_ref().is_some_and(|line| line.proxy.is_some());
+        match failure.scope {
+            Scope::Local if proxy && self.relay.is_some() => Failure {
+                scope: Scope::Transport,
+                ..failure
+            },
+            _ => failure,
+        }
+    }
+
     /// The same address once more, from the same source.
     fn dial_again(
         &self,
+        walk: &mut Walk,
+        host: &ReadyHost,
         address: SocketAddr,
         source: Option<IpAddr>,
         total: Deadline,
     ) -> Result<Connection, Failure> {
+        if self.line.as_ref().is_some_and(|line| line.proxy.is_some()) {
+            // RO-11: never past the proxy.
+            let host = ReadyHost {
+                addresses: vec![address.ip()],
+                ..host.clone()
+            };
+            return walk.dial(&host, total);
+        }
         let deliver = &self.config.deliver;
         let deadline = Deadline::after(deliver.dial_timeout.get()).min(total);
         let source = walk::sources(&self.line, deliver)

@@ -47,6 +47,7 @@ impl Workers {
         let parts = Parts {
             tools,
             pools: Pools::new(),
+            ailing: Arc::default(),
             registry: Registry::default(),
             over: over.clone(),
         };

@@ -206,6 +206,12 @@ impl Dispatcher {
         blocks.why(recipient, |destination| self.dead(destination))
     }
 
+    /// A destination that is dead, or a transport that is broken, counts as neither from now on, and its mail goes. Whether
+    /// it was.
+    pub fn revive(&self, destination: &DestinationKey) -> bool {
+        self.shared.revive(destination)
+    }
+
     /// What is known of a destination that is dead (SC-7); `None` for all others.
     pub fn dead(&self, destination: &DestinationKey) -> Option<DeadDestination> {
         self.shared.lock().schedule.dead().get(destination)

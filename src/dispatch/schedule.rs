@@ -285,11 +285,7 @@ impl Schedule {
         };
         self.turns.release(key, feedback, now);
         if reached {
-            let (was_dead, news) = self.dead.reached(key, now);
-            if was_dead {
-                self.due(key, now, now); // all that has waited
-            }
-            self.news.extend(news.map(|news| (key.clone(), news)));
+            self.revive(key, now);
             return false;
         }
         let died = match (broken, strike) {
@@ -303,6 +299,16 @@ impl Schedule {
         self.end_probe(key, now);
         self.look_if_quiet(key, now);
         died
+    }
+
+    /// It lives, and all that has waited goes. Whether it was dead.
+    pub fn revive(&mut self, key: &DestinationKey, now: Timestamp) -> bool {
+        let (was_dead, news) = self.dead.reached(key, now);
+        if was_dead {
+            self.due(key, now, now);
+        }
+        self.news.extend(news.map(|news| (key.clone(), news)));
+        was_dead
     }
 
     /// Who died or lives again since this was asked last.

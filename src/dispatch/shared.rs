@@ -146,6 +146,17 @@ impl Shared {
         self.ring(&mut state);
     }
 
+    pub(super) fn revive(&self, destination: &DestinationKey) -> bool {
+        let now = self.clock.now();
+        let mut state = self.lock();
+        let was_dead = state.schedule.revive(destination, now);
+        let news = state.schedule.news();
+        self.ring(&mut state);
+        drop(state);
+        tell(&news);
+        was_dead
+    }
+
     pub(super) fn reserve(self: &Arc<Self>, destination: &DestinationKey) -> Option<Permit> {
         let now = self.clock.now();
         let mut state = self.lock();

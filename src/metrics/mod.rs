@@ -6,6 +6,7 @@
 //! No label carries an address, and every set of labels has an end: causes and reply codes are few by nature, callers and
 //! transports beyond [`MOST`] are counted together.
 
+mod sessions;
 mod text;
 mod tls;
 
@@ -13,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+pub use sessions::Dialled;
 pub use text::{Kind, Text};
 pub use tls::{DaneResult, RequireTlsResult};
 
@@ -44,6 +46,7 @@ struct Counters {
     dsn: [AtomicU64; 3],
     orphans: AtomicU64,
     tls: tls::TlsCounters,
+    sessions: sessions::SessionCounters,
     /// What became of questions for MTA-STS policies.
     sts_cache: Labelled<0>,
 }
@@ -157,6 +160,7 @@ impl Metrics {
             "Pieces of content of messages that never came, found at the start.",
             load(&counters.orphans),
         );
+        counters.sessions.write(text);
         counters.tls.write(text);
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::deadline::Deadline;
 use super::socket;
+use super::socks::{self, NoWay, Via};
 use super::stream::Stream;
 use crate::policy::addresses;
 use crate::policy::failure::{Cause, Failure, Retry, Scope, Stage};
@@ -50,7 +51,9 @@ impl fmt::Display for DialError {
             let separator = if n == 0 { "" } else { "; " };
             write!(f, "{separator}connect to {}: ", one.address)?;
             match one.error.kind() {
-                io::ErrorKind::TimedOut => f.write_str("timed out")?,
+                io::ErrorKind::TimedOut if one.error.get_ref().is_none() => {
+                    f.write_str("timed out")?
+                }
                 _ => one.error.fmt(f)?,
             }
         }
@@ -84,10 +87,11 @@ impl From<DialError> for Failure {
     }
 }
 
-/// Dials `addresses` in their order until one answers.
+/// Dials `addresses` in their order until one answers; through a proxy if there is one.
 ///
 /// Each address gets `dial_timeout`, but never more than its even share of what is left until `deadline`: a dead first
-/// address cannot use up a live second one's time (DV-7). `before_each` is called with each address before its dial.
+/// address cannot use up a live second one's time (DV-7). `before_each` is called with each address before its dial, and where a
+/// proxy does not even listen to us not at all.
 ///
 /// # Errors
 /// [`DialError`] with every try.
@@ -95,6 +99,7 @@ pub fn dial(
     addresses: &[IpAddr],
     port: u16,
     source_addresses: &[IpAddr],
+    via: Option<&Via>,
     dial_timeout: Duration,
     deadline: Deadline,
     mut before_each: impl FnMut(IpAddr),
@@ -106,9 +111,15 @@ pub fn dial(
         };
         let waiting = u32::try_from(addresses.len() - n).unwrap_or(u32::MAX);
         let share = Deadline::after(dial_timeout.min(left / waiting)).min(deadline);
-        before_each(*ip);
         let address = SocketAddr::new(*ip, port);
-        match dial_one(address, addresses::source(source_addresses, *ip), share) {
+        let result = match via {
+            None => {
+                before_each(*ip);
+                dial_one(address, addresses::source(source_addresses, *ip), share)
+            }
+            Some(via) => dial_via(via, address, source_addresses, share, || before_each(*ip)),
+        };
+        match result {
             Ok(connection) => return Ok(connection),
             Err(one) => failed.tries.push(one),
         }
@@ -137,6 +148,68 @@ fn dial_one(
         address,
         source,
     })
+}
+
+/// Through a proxy: its own faults are ours (RO-11), what it says of the host is the host's.
+fn dial_via(
+    via: &Via,
+    address: SocketAddr,
+    source_addresses: &[IpAddr],
+    deadline: Deadline,
+    before: impl FnOnce(),
+) -> Result<Connection, Try> {
+    let of_proxy = |proxy: SocketAddr, error: io::Error| Try {
+        address,
+        error: io::Error::new(error.kind(), format!("proxy {proxy}: {}", in_words(&error))),
+        local: true,
+    };
+    let mut last = None;
+    for (n, proxy) in via.addresses.iter().enumerate() {
+        let left = match deadline.remaining() {
+            Ok(left) => left,
+            Err(error) => return Err(last.unwrap_or_else(|| of_proxy(*proxy, error))),
+        };
+        let waiting = u32::try_from(via.addresses.len() - n).unwrap_or(u32::MAX);
+        let share = Deadline::after(left / waiting).min(deadline);
+        let source = addresses::source(source_addresses, proxy.ip());
+        let mut connection = match dial_one(*proxy, source, share) {
+            Ok(connection) => connection,
+            Err(failed) => {
+                last = Some(of_proxy(*proxy, failed.error));
+                continue;
+            }
+        };
+        let stream = &mut connection.stream;
+        if let Err(error) = socks::greet(stream, via.login.as_ref(), share) {
+            last = Some(of_proxy(*proxy, error));
+            continue;
+        }
+        before();
+        return match socks::connect(stream, address, deadline) {
+            Ok(()) => Ok(Connection {
+                address,
+                ..connection
+            }),
+            Err(NoWay::Proxy(error)) => Err(of_proxy(*proxy, error)),
+            Err(NoWay::Host(error)) => Err(Try {
+                address,
+                error,
+                local: false,
+            }),
+        };
+    }
+    Err(last.unwrap_or_else(|| Try {
+        address,
+        error: io::ErrorKind::AddrNotAvailable.into(),
+        local: true,
+    }))
+}
+
+fn in_words(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::TimedOut => "timed out".to_owned(),
+        _ => error.to_string(),
+    }
 }
 
 /// Whether a failed connect says something about us and not about the peer (DV-14).

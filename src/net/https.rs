@@ -96,6 +96,7 @@ impl Network {
             &addresses,
             request.port,
             &config.deliver.source_addresses,
+            None,
             config.deliver.dial_timeout.get(),
             deadline,
             |_| {},

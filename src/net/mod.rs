@@ -7,6 +7,7 @@ pub mod dns;
 pub mod https;
 mod own;
 mod socket;
+pub mod socks;
 pub mod stream;
 pub mod tls;
 pub mod walk;

@@ -14,7 +14,7 @@
 //! let failure = last.unwrap_or_else(|| walk.conclusion());
 //! ```
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,7 @@ use super::Network;
 use super::deadline::Deadline;
 use super::dial::{self, Connection};
 use super::dns::{DnsError, IpFamily, Resolver};
+use super::socks::Via;
 use crate::config::{Config, Deliver, Family, HostOrder, Line, Relay, RelayHost};
 use crate::policy::addresses::{self, Rules};
 use crate::policy::failure::{Cause, Failure, Retry, Scope, Stage};
@@ -80,6 +81,17 @@ struct LookedUp {
     /// All definite answers are authentic.
     authentic: bool,
     took: Duration,
+}
+
+impl LookedUp {
+    fn nothing() -> LookedUp {
+        LookedUp {
+            addresses: Addresses::NoneOfFamily,
+            expanded: None,
+            authentic: false,
+            took: Duration::ZERO,
+        }
+    }
 }
 
 /// What DNS knows of a host's addresses, both families together.
@@ -196,6 +208,7 @@ impl Walk {
     /// A temporary failure of this host, or `Scope::Local` when only we are to blame (DV-14).
     pub fn dial(&mut self, host: &ReadyHost, until: Deadline) -> Result<Connection, Failure> {
         let began = Instant::now();
+        let via = self.via(until)?;
         let deliver = &self.config.deliver;
         let room = deliver.max_addresses.saturating_sub(self.dialled.len());
         let addresses = &host.addresses[..host.addresses.len().min(room)];
@@ -204,6 +217,7 @@ impl Walk {
             addresses,
             host.port,
             sources(&self.line, deliver),
+            via.as_ref(),
             deliver.dial_timeout.get(),
             Deadline::after(self.host_time)
                 .min(self.deadline)
@@ -212,6 +226,58 @@ impl Walk {
         );
         self.host_time = self.host_time.saturating_sub(began.elapsed());
         result.map_err(Failure::from)
+    }
+
+    /// The proxy of the transport with its addresses, if it has one (RO-11).
+    fn via(&self, until: Deadline) -> Result<Option<Via>, Failure> {
+        let Some(proxy) = self.line.as_ref().and_then(|line| line.proxy.as_ref()) else {
+            return Ok(None);
+        };
+        let addresses = match &proxy.host {
+            RelayHost::Ip(ip) => vec![*ip],
+            RelayHost::Name(name) => {
+                let deadline = Deadline::after(self.host_time)
+                    .min(self.deadline)
+                    .min(until);
+                let why = match self.ask(name, usize::MAX, deadline, &mut LookedUp::nothing()) {
+                    Addresses::Some(found) => Ok(found),
+                    Addresses::None(Missing::NxDomain) => Err(Reason::NxDomain),
+                    Addresses::None(Missing::NoData) => Err(Reason::NoAddress),
+                    Addresses::NoneOfFamily => Err(Reason::Family),
+                    Addresses::Unknown(reason) => Err(reason),
+                };
+                why.map_err(|reason| Failure {
+                    retry: Retry::Later,
+                    scope: Scope::Local,
+                    stage: Stage::Dns,
+                    cause: Cause::Local,
+                    code: None,
+                    status: EnhancedCode::new(4, 3, 5),
+                    text: format!("proxy {name}: {reason}"),
+                    may_be_sent_twice: false,
+                })?
+            }
+        };
+        let login = proxy.login.as_ref();
+        Ok(Some(Via {
+            addresses: addresses
+                .into_iter()
+                .map(|ip| SocketAddr::new(ip, proxy.port))
+                .collect(),
+            login: login.map(|(user, password)| (user.clone(), password.reveal().to_owned())),
+        }))
+    }
+
+    /// Asks the hosts last that `ailing` names, each of them in its order; before the first is given out.
+    pub fn put_last(&mut self, ailing: impl Fn(&HostName, u16) -> bool) {
+        if self.plan.hosts.len() < 2 {
+            return;
+        }
+        let hosts = std::mem::take(&mut self.plan.hosts);
+        let (last, first): (Vec<Host>, Vec<Host>) = hosts
+            .into_iter()
+            .partition(|host| ailing(&host.name, host.port));
+        self.plan.hosts = [first, last].concat();
     }
 
     /// The names of a host that its certificate may have, for `policy::tls`.
@@ -362,12 +428,7 @@ impl Walk {
     fn look_up(&self, host: &Host) -> LookedUp {
         let began = Instant::now();
         let deadline = Deadline::after(self.config.deliver.host_timeout.get()).min(self.deadline);
-        let mut looked_up = LookedUp {
-            addresses: Addresses::NoneOfFamily,
-            expanded: None,
-            authentic: false,
-            took: Duration::ZERO,
-        };
+        let mut looked_up = LookedUp::nothing();
         looked_up.addresses = match &host.name {
             HostName::Ip(ip) => Addresses::Some(vec![*ip]),
             HostName::Name(name) => {

@@ -17,6 +17,7 @@ mod intake;
 mod metrics;
 mod notices;
 mod process;
+mod relay;
 mod retry;
 mod routes;
 mod sendmail;

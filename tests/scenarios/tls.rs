@@ -9,3 +9,5 @@ mod rows;
 mod sessions;
 mod table;
 mod verbs;
+
+pub use table::pki;

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)] // a test that cannot set up its server has failed
 
+mod auth;
 mod script;
 
 pub use script::{At, Do, Gate, Rule, Script, on, reply};
@@ -31,6 +32,8 @@ pub struct SeenSession {
     pub reads: Vec<String>,
     /// TLS was established.
     pub tls: bool,
+    /// The mechanism by which the client came in.
+    pub auth: Option<String>,
     /// The name that the client wanted in TLS.
     pub sni: Option<String>,
     /// The client is gone, or was sent away.
@@ -322,6 +325,9 @@ impl Session {
     }
 
     fn talk(&mut self) -> io::Result<()> {
+        if self.script.implicit && !matches!(self.handshake()?, Next::Accepted) {
+            return Ok(());
+        }
         let greeting = format!("220 {} ready", self.script.name);
         if !matches!(self.obey(At::Greeting, "", 0, &greeting)?, Next::Accepted) {
             // A refused greeting still hears QUIT (RFC 5321 §3.1).
@@ -350,6 +356,10 @@ impl Session {
                     if tls {
                         words.extend(self.script.inside.clone());
                     }
+                    let offers = tls || !(self.script.starttls || self.script.implicit);
+                    if let Some(auth) = self.script.auth.as_ref().filter(|_| offers) {
+                        words.push(format!("AUTH {}", auth.mechanisms.join(" ")));
+                    }
                     let last = words.pop().unwrap_or_default();
                     let mut text: String = words.iter().map(|w| format!("250-{w}\r\n")).collect();
                     text.push_str(&format!("250 {last}"));
@@ -360,6 +370,14 @@ impl Session {
                     Next::Accepted => self.handshake()?,
                     other => other,
                 },
+                "AUTH" => match self.obey_or(At::Auth, &line) {
+                    Some(next) => next?,
+                    None => self.auth(&line)?,
+                },
+                "NOOP" => self.obey(At::Noop, &line, 0, "250 2.0.0 ok")?,
+                "MAIL" if self.script.auth.is_some() && !self.is_in() => {
+                    self.say("530 5.7.0 who are you?")?
+                }
                 "MAIL" => {
                     self.transactions += 1;
                     rcpt = 0;
@@ -415,6 +433,49 @@ impl Session {
     fn session(&self, change: impl FnOnce(&mut SeenSession)) {
         change(&mut self.seen.lock().unwrap().sessions[self.number - 1]);
         self.changed.notify_all();
+    }
+
+    fn is_in(&self) -> bool {
+        self.seen.lock().unwrap().sessions[self.number - 1]
+            .auth
+            .is_some()
+    }
+
+    /// Does what the script says for this stage, if it says anything.
+    fn obey_or(&mut self, at: At, line: &str) -> Option<io::Result<Next>> {
+        let action = self.rule(at, line, 0)?;
+        Some(self.act(action))
+    }
+
+    fn auth(&mut self, line: &str) -> io::Result<Next> {
+        let script = Arc::clone(&self.script);
+        let Some(auth) = &script.auth else {
+            return self.say("503 5.5.1 no AUTH here");
+        };
+        let bindings = match &self.stream {
+            Io::Tls(tls) => auth::bindings(tls.ssl()),
+            _ => Vec::new(),
+        };
+        let mut words = line.split(' ').skip(1);
+        let mechanism = words.next().unwrap_or_default().to_string();
+        let mut exchange = auth::Exchange::new(auth, &mechanism, bindings);
+        let mut heard = words.next().map(str::to_string);
+        loop {
+            match exchange.next(heard.as_deref()) {
+                Err(end) => {
+                    if end.starts_with('2') {
+                        self.session(|seen| seen.auth = Some(mechanism.clone()));
+                    }
+                    return self.say(end);
+                }
+                Ok(challenge) => self.say(&format!("334 {challenge}"))?,
+            };
+            let Some(line) = self.line()? else {
+                return Ok(Next::Over);
+            };
+            self.session(|seen| seen.commands.push(line.clone()));
+            heard = Some(line);
+        }
     }
 
     /// Does what the script says for this stage, or gives the usual answer.

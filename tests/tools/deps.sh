@@ -22,6 +22,11 @@ want curl curl
 want jq jq
 want swaks swaks
 want msmtp msmtp
+# A relay with AUTH, and a proxy before it: tests/peers/relay.sh.
+want sasl2-bin saslpasswd2
+[ -e "$(echo /usr/lib/*/sasl2/libscram.so)" ] || lacking+=(libsasl2-modules)
+want dovecot-core dovecot
+want microsocks microsocks
 want mandoc mandoc
 want procps ps
 # A validating resolver and a signed zone: tests/peers/dane.sh and danefront.sh.

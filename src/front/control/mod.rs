@@ -16,7 +16,7 @@ pub mod verbs;
 
 use std::time::Duration;
 
-use crate::delivery::{Doing, Probe};
+use crate::delivery::{Doing, Probe, Trial};
 use crate::dispatch::Wake;
 use crate::dispatch::dead::DeadDestination;
 use crate::metrics::Text;
@@ -59,6 +59,20 @@ pub trait Host: Send + Sync {
         _patience: Duration,
     ) -> Option<Result<Probe, Failure>> {
         None
+    }
+
+    /// Tries the hosts of a relay, for `transports`; blocks for `patience` at most. `None`: there is nobody to ask.
+    fn try_transport(
+        &self,
+        _name: &str,
+        _patience: Duration,
+    ) -> Option<Result<Vec<Trial>, Failure>> {
+        None
+    }
+
+    /// A destination that is dead, or a transport that is broken, counts as neither from now on. Whether it was.
+    fn revive(&self, _destination: &DestinationKey) -> bool {
+        false
     }
 
     /// What `metrics` shows besides the numbers of the store.

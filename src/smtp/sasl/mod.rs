@@ -187,12 +187,12 @@ impl Exchange {
     ) -> Exchange {
         let user = login.user.clone();
         let password = login.password.clone();
-        let scram = |hash, plus: &str| {
+        let scram = |hash| {
             let binding = protection.binding.as_ref();
             let bound = if mechanism.is_bound() {
                 scram::Bound::With(binding.cloned())
-            } else if binding.is_some() && !announced.iter().any(|name| name == plus) {
-                // RFC 5802 §6: we could, and believe that the peer cannot. It hears that we think so.
+            } else if binding.is_some() && !announced.iter().any(|name| name.ends_with("-PLUS")) {
+                // RFC 5802 §6: we could, and believe that the peer cannot, with whatever hash. It hears that we think so.
                 scram::Bound::PeerCannot
             } else {
                 scram::Bound::WeCannot
@@ -206,12 +206,8 @@ impl Exchange {
             )))
         };
         let state = match mechanism {
-            Mechanism::ScramSha256Plus | Mechanism::ScramSha256 => {
-                scram(Hash::Sha256, "SCRAM-SHA-256-PLUS")
-            }
-            Mechanism::ScramSha1Plus | Mechanism::ScramSha1 => {
-                scram(Hash::Sha1, "SCRAM-SHA-1-PLUS")
-            }
+            Mechanism::ScramSha256Plus | Mechanism::ScramSha256 => scram(Hash::Sha256),
+            Mechanism::ScramSha1Plus | Mechanism::ScramSha1 => scram(Hash::Sha1),
             Mechanism::CramMd5 => State::CramMd5 { user, password },
             Mechanism::Plain => State::Plain { user, password },
             Mechanism::Login => State::Login(vec![password, Password(user)]),

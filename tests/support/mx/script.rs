@@ -5,6 +5,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use openssl::ssl::SslVersion;
 
+use super::auth::Auth;
 use crate::support::ca::Issued;
 
 /// Where in a session a rule applies.
@@ -20,6 +21,10 @@ pub enum At {
     StartTls,
     /// After the 220 of STARTTLS, instead of the handshake.
     Handshake,
+    /// At AUTH and at each line of its exchange.
+    Auth,
+    /// At NOOP.
+    Noop,
     /// At MAIL.
     Mail,
     /// At RCPT.
@@ -150,6 +155,8 @@ pub struct Script {
     pub(super) client_certificate: bool,
     pub(super) inside: Vec<String>,
     pub(super) small_buffers: bool,
+    pub(super) implicit: bool,
+    pub(super) auth: Option<Auth>,
     pub(super) rules: Vec<Rule>,
 }
 
@@ -173,6 +180,8 @@ impl Default for Script {
             client_certificate: false,
             inside: Vec::new(),
             small_buffers: false,
+            implicit: false,
+            auth: None,
             rules: Vec::new(),
         }
     }
@@ -235,6 +244,22 @@ impl Script {
     /// Buffers of 4 KiB in the system, or as small as it allows.
     pub fn small_buffers(mut self) -> Script {
         self.small_buffers = true;
+        self
+    }
+
+    /// Begins with the TLS handshake, with a self-signed certificate unless there is a better.
+    pub fn implicit(mut self) -> Script {
+        self.implicit = true;
+        self
+    }
+
+    /// Takes mail from this user only, who has to come by one of these mechanisms; announced inside TLS if there is any.
+    pub fn auth(mut self, user: &str, password: &str, mechanisms: &[&str]) -> Script {
+        self.auth = Some(Auth {
+            user: user.to_string(),
+            password: password.to_string(),
+            mechanisms: mechanisms.iter().map(|name| (*name).to_string()).collect(),
+        });
         self
     }
 

@@ -6,6 +6,7 @@ mod list;
 mod pause;
 mod show;
 mod tls;
+mod transports;
 mod upkeep;
 
 use std::io;
@@ -177,6 +178,13 @@ pub const TABLE: &[Verb] = &[
         help: "Show what domains reached in TLS, or what holds for one; forget it; test it by one connection; show TLS reports.",
         rights: Rights::All,
         run: tls::tlsinfo,
+    },
+    Verb {
+        name: "transports",
+        usage: "[test=NAME|clear=NAME]",
+        help: "List transports and how they are; try the hosts of one; or forget that it is broken.",
+        rights: Rights::All,
+        run: transports::transports,
     },
     Verb {
         name: "stats",
