@@ -13,7 +13,7 @@
 //! - [`config`] turns `posthaste.toml` into a typed [`config::Config`].
 //! - [`message`] is the envelope, the queue id, and the headers we add.
 //! - [`smtp`] is the grammar and the state machines of both sides: bytes in, bytes out; no socket, clock or log.
-//! - [`clock`], [`log`] and [`metrics`] are used by all of the above except `smtp`.
+//! - [`clock`], [`heap`], [`log`] and [`metrics`] are used by all of the above except `smtp`.
 
 pub mod clock;
 pub mod config;
@@ -21,6 +21,7 @@ pub mod daemon;
 pub mod delivery;
 pub mod dispatch;
 pub mod front;
+pub mod heap;
 pub mod log;
 pub mod message;
 pub mod metrics;

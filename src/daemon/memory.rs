@@ -2,11 +2,15 @@
 //!
 //! What a load leaves is caches of SQLite, which would keep their size for ever, and free memory that malloc(3) keeps in
 //! the arenas of the threads that used it. The first is given up once the queue has rested for a moment; the second then,
-//! and once more when idle threads and idle sessions have ended too.
+//! and once more when idle threads and idle sessions have ended too. What malloc(3) keeps for single threads is the affair
+//! of [`heap`](crate::heap).
 
 #![cfg_attr(
     all(target_os = "linux", target_env = "gnu"),
-    expect(unsafe_code, reason = "malloc_trim(3) has no safe form; see trim()")
+    expect(
+        unsafe_code,
+        reason = "malloc_trim(3) and mallopt(3) have no safe form"
+    )
 )]
 
 use std::time::Duration;
@@ -56,6 +60,26 @@ impl Idle {
         }
     }
 }
+
+/// Fewest and most arenas of malloc(3).
+const ARENAS: std::ops::RangeInclusive<usize> = 2..=4;
+
+/// Says how many heaps malloc(3) may spread the threads over; before there are threads. By itself it makes eight for each
+/// core, and each of them keeps some of what a load leaves. One for each core is as fast (tests/bench/README.md).
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub(super) fn few_arenas() {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let arenas = cores.clamp(*ARENAS.start(), *ARENAS.end());
+    // Where it cannot be had, all is as it was.
+    if let Ok(arenas) = nix::libc::c_int::try_from(arenas) {
+        // SAFETY: mallopt(3) takes numbers alone, and no other thread runs yet.
+        unsafe { nix::libc::mallopt(nix::libc::M_ARENA_MAX, arenas) };
+    }
+}
+
+/// Other allocators know better.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub(super) fn few_arenas() {}
 
 /// Returns to the system what malloc(3) holds and nobody uses. Other threads that allocate meanwhile wait for some
 /// milliseconds at most.

@@ -77,6 +77,7 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
     account.assume()?;
     process::leave_directory()?;
 
+    memory::few_arenas();
     let log = Log::start(&config.log)?;
     let panics = Arc::default();
     log_panics(Arc::clone(&panics));

@@ -308,7 +308,12 @@ impl Daemon {
     fn give_back(&self, idle: &mut Idle) {
         match idle.look(self.host.store.activity()) {
             memory::Step::Nothing => {}
-            memory::Step::Caches => self.host.store.rest(),
+            memory::Step::Caches => {
+                self.host.store.rest();
+                if let Some(log) = &self.host.log {
+                    log.rest();
+                }
+            }
             memory::Step::Allocator => memory::trim(),
         }
     }

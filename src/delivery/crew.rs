@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
+use crate::heap;
 use crate::log::Line;
 use crate::net::deadline::Deadline;
 
@@ -185,9 +186,11 @@ impl<T: Send + 'static> Shared<T> {
 
     /// The life of one thread.
     fn live(self: &Arc<Self>, number: usize, name: &str) {
+        let mut worked = false;
         loop {
             match self.jobs.recv_timeout(self.pace) {
                 Ok(job) => {
+                    worked = true;
                     let mut state = self.lock();
                     state.idle -= 1;
                     state.least = state.least.min(state.idle);
@@ -196,6 +199,10 @@ impl<T: Send + 'static> Shared<T> {
                     // PRC-3. The panic hook has logged it.
                     let _ = catch_unwind(AssertUnwindSafe(|| (self.work)(name, job)));
                     self.lock().idle += 1;
+                }
+                Err(RecvTimeoutError::Timeout) if worked => {
+                    worked = false;
+                    heap::hand_back();
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return self.leave(&mut self.lock(), number),

@@ -14,6 +14,7 @@ use super::schedule::{Found, Step};
 use super::shared::{Shared, tell};
 use super::turns::Pick;
 use crate::clock::Timestamp;
+use crate::heap;
 use crate::log::Line;
 use crate::policy::retry::{Lifetimes, Terms, longest_wait};
 use crate::store::{ClaimAction, ClaimRequest, DueRecipient, StoreError};
@@ -21,6 +22,9 @@ use crate::store::{ClaimAction, ClaimRequest, DueRecipient, StoreError};
 /// Longest sleep while mail waits for its time, so that a step of the wall clock is noticed (RT-9). Waking to look at
 /// the clock makes no query.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+
+/// Sleep after which the memory of a load is given back (PRC-7).
+const REST: Duration = Duration::from_secs(10);
 
 /// Most rows read for one pick.
 const MOST_ROWS: usize = 4096;
@@ -96,6 +100,13 @@ impl Driver {
         select! {
             recv(self.bell) -> _ => {}
             recv(timer) -> _ => {}
+            default(REST) => {
+                heap::hand_back();
+                select! {
+                    recv(self.bell) -> _ => {}
+                    recv(timer) -> _ => {}
+                }
+            }
         }
         self.shared.awake();
     }

@@ -16,6 +16,7 @@ use super::sink::{Entry, Sink};
 use super::{line, render};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{LogFormat, LogTable, LogTo};
+use crate::heap;
 
 /// Lines that may wait for a slow sink; at a few hundred octets each this is some megabytes at most.
 const WAITING: usize = 8192;
@@ -50,6 +51,8 @@ enum Message {
     Sink(Sink),
     /// Answer when everything before this has been written.
     Flush(Sender<()>),
+    /// Give back memory that nobody needs.
+    Rest,
     Stop,
 }
 
@@ -157,6 +160,11 @@ impl Log {
         {
             let _ = answered.recv_timeout(PATIENCE);
         }
+    }
+
+    /// Nothing is going on: gives back memory that the thread keeps. Waits for nothing.
+    pub fn rest(&self) {
+        let _ = self.0.sender.try_send(Message::Rest);
     }
 
     /// Writes what waits and ends the thread; gives up on a sink that does not take lines for three seconds.
@@ -285,6 +293,7 @@ impl Shared {
                     self.flush(&mut sink);
                     let _ = answer.try_send(());
                 }
+                Some(Message::Rest) => heap::hand_back(),
                 Some(Message::Stop) => return self.flush(&mut sink),
                 None => self.report_lost(&mut sink),
             }

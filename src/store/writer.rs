@@ -21,6 +21,7 @@ use super::shared::{Fatal, Shared, Tally};
 use super::statements::Statements;
 use super::{DestinationKey, Pause, PauseScope, StoreError};
 use crate::clock::{Clock, Timestamp};
+use crate::heap;
 
 /// Most requests in one transaction (ST-16).
 const GROUP_REQUESTS: usize = 256;
@@ -198,6 +199,7 @@ impl<'c> Writer<'c> {
         if let Err(error) = open::shrink(self.conn) {
             log::debug!("the writer's cache: {error}");
         }
+        heap::hand_back();
     }
 
     /// Carries out a group and answers it; false when the store has ended.

@@ -167,9 +167,8 @@ queue_is_empty() { [ "$(queued)" = 0 ]; }
 # as_sendmail NAME ARGUMENT..: the names sendmail, mailq and newaliases, for this daemon instead of the one in /etc.
 as_sendmail() { "$BIN/posthaste" -f "$D/posthaste.toml" "$@"; }
 
-# rss_kib PID, anon_kib PID (without pages of files), threads_of PID, descriptors_of PID: what a process has now.
+# rss_kib PID, threads_of PID, descriptors_of PID: what a process has now.
 rss_kib() { awk '/^VmRSS/{print $2}' "/proc/$1/status"; }
-anon_kib() { awk '/^RssAnon/{print $2}' "/proc/$1/status"; }
 threads_of() { awk '/^Threads/{print $2}' "/proc/$1/status"; }
 descriptors_of() { find "/proc/$1/fd" -mindepth 1 | wc -l; }
 

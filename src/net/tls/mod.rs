@@ -47,9 +47,15 @@ pub(super) use stream::Tls;
 const CHAIN_LEVEL: i32 = 2;
 
 /// What sessions share: versions, options, the authorities that are believed. Holds no sessions and no keys.
-/// One for all, because the authorities of the system are some megabytes, and some tenths of a second to read.
+/// One for all, because the authorities of the system are a megabyte or more, and some time to read: not before the first
+/// handshake, which where mail goes to a relay in clear never comes.
 #[derive(Clone)]
-pub struct Context(SslContext);
+pub struct Context(Arc<Shared>);
+
+struct Shared {
+    tls: config::Tls,
+    ready: Mutex<Option<SslContext>>,
+}
 
 impl std::fmt::Debug for Context {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -58,16 +64,13 @@ impl std::fmt::Debug for Context {
 }
 
 impl Context {
-    /// Reads `ca_file`, or the system's store.
+    /// Reads `ca_file`; the system's store, which may lack files but is never refused, waits for the first handshake.
     ///
     /// # Errors
-    /// What is wrong with it, in words.
+    /// What is wrong with the file, in words.
     pub fn new(tls: &config::Tls) -> Result<Context, String> {
         let ca_file = tls.ca_file.as_deref();
-        Context::with(tls, ca_file).map_err(|error| match ca_file {
-            Some(_) => format!("tls.{error}"),
-            None => error,
-        })
+        Context::with(tls, ca_file).map_err(|error| format!("tls.{error}"))
     }
 
     /// The same with other authorities than those of `[tls]`.
@@ -75,11 +78,17 @@ impl Context {
     /// # Errors
     /// What is wrong with them, in words.
     pub fn with(tls: &config::Tls, ca_file: Option<&Path>) -> Result<Context, String> {
-        let context = context(tls, ca_file).map_err(|error| match ca_file {
-            Some(path) => format!("ca_file {}: {error}", path.display()),
-            None => format!("TLS cannot be set up: {error}"),
-        })?;
-        Ok(Context(context.build()))
+        let ready = match ca_file {
+            Some(path) => {
+                let read = context(tls, ca_file);
+                Some(read.map_err(|error| format!("ca_file {}: {error}", path.display()))?)
+            }
+            None => None,
+        };
+        Ok(Context(Arc::new(Shared {
+            tls: tls.clone(),
+            ready: Mutex::new(ready),
+        })))
     }
 
     /// Whether `ca_file` can be used, if there is one (CFG-8). The system's store is read when it is first needed.
@@ -95,7 +104,8 @@ impl Context {
 
     /// A session to be, for one that must be `strict` about keys and signatures, or not.
     fn session(&self, strict: bool) -> Result<Ssl, ErrorStack> {
-        let mut ssl = Ssl::new(&self.0)?;
+        let context = self.ready()?;
+        let mut ssl = Ssl::new(&context)?;
         if !strict {
             // RFC 7435: any protection is better than the clear text that would be used otherwise, so no key size or
             // signature is refused (TLS-2).
@@ -103,9 +113,19 @@ impl Context {
         }
         Ok(ssl)
     }
+
+    fn ready(&self) -> Result<SslContext, ErrorStack> {
+        // Under the lock: whoever comes meanwhile needs the same.
+        let mut ready = self.0.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(context) = &*ready {
+            return Ok(context.clone());
+        }
+        // A file was read at once.
+        Ok(ready.insert(context(&self.0.tls, None)?).clone())
+    }
 }
 
-fn context(tls: &config::Tls, ca_file: Option<&Path>) -> Result<SslContextBuilder, ErrorStack> {
+fn context(tls: &config::Tls, ca_file: Option<&Path>) -> Result<SslContext, ErrorStack> {
     let mut context = SslContext::builder(SslMethod::tls_client())?;
     // The result is looked at afterwards; nothing is refused in the handshake itself.
     context.set_verify(SslVerifyMode::NONE);
@@ -122,7 +142,7 @@ fn context(tls: &config::Tls, ca_file: Option<&Path>) -> Result<SslContextBuilde
     }
     // TLS-10. OpenSSL's own limit for certificate messages is the 100 KiB that are asked for.
     manners(&mut context);
-    Ok(context)
+    Ok(context.build())
 }
 
 /// What is the same on both sides: nothing is resumed or renegotiated (TLS-10, IN-30), and how [`stream`] works.
