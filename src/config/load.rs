@@ -550,6 +550,26 @@ mod tests {
                 "f.toml:4: transport[0].kind: connects to nobody",
             ),
             (
+                "[[transport]]\nname = \"l\"\nkind = \"lmtp\"\nhosts = [\"mail.example\"]",
+                "f.toml:5: transport[0].hosts: LMTP must not go to port 25",
+            ),
+            (
+                "[[transport]]\nname = \"r\"\nkind = \"relay\"\nhosts = [\"unix:/run/x\"]",
+                "f.toml:5: transport[0].hosts: only LMTP goes over Unix sockets",
+            ),
+            (
+                "[[transport]]\nname = \"l\"\nkind = \"lmtp\"\nhosts = [\"unix:run/x\"]",
+                "f.toml:5: transport[0].hosts: \"unix:run/x\": \"run/x\" is not an absolute",
+            ),
+            (
+                "[[transport]]\nname = \"l\"\nkind = \"lmtp\"\nhosts = [\"unix:/run/x\", \"a.example:24\"]",
+                "f.toml:5: transport[0].hosts: beside Unix sockets",
+            ),
+            (
+                "[[transport]]\nname = \"l\"\nkind = \"lmtp\"\nhosts = [\"unix:/run/x\"]\ntls = \"starttls\"",
+                "f.toml:5: transport[0].hosts: beside Unix sockets",
+            ),
+            (
                 "[tls]\nlevel = \"secure\"",
                 "f.toml:3: tls.level: \"secure\" is not one of",
             ),
@@ -708,6 +728,8 @@ mod tests {
              mechanisms = [\"PLAIN\", \"SCRAM-SHA-1\"]\ndanger_auth_without_tls = true\nredial = 0\n\
              probe = \"require\"\nproxy = \"socks5://[::1]\"\n\
              [[transport]]\nname = \"n\"\nkind = \"discard\"\n\
+             [[transport]]\nname = \"l\"\nkind = \"lmtp\"\nhosts = [\"unix:/run/a b\"]\n\
+             [[transport]]\nname = \"m\"\nkind = \"lmtp\"\nhosts = [\"[::1]:24\"]\ntls = \"none\"\n\
              [[transport]]\nname = \"f\"\nkind = \"fail\"\ncode = 450\ntext = \"later\"\n\
              [[route]]\nfrom = [\"*\"]\nto = [\"here.example\", \".x.example\"]\nmin_attempts = 1\ntransport = \"r\"",
         ] {

@@ -56,7 +56,9 @@ words!(impl Mechanism {
 /// A relay transport.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Relay {
-    /// Host name or address, and port.
+    /// It speaks LMTP (RO-14).
+    pub lmtp: bool,
+    /// Host name or address, and port; for a Unix socket 0.
     pub hosts: Vec<(RelayHost, u16)>,
     /// In which order they are tried.
     pub order: HostOrder,
@@ -99,6 +101,7 @@ impl Relay {
     /// Without TLS and credentials, in this order: for tests, and hosts that are trusted as they are.
     pub fn plain(hosts: Vec<(RelayHost, u16)>) -> Relay {
         Relay {
+            lmtp: false,
             hosts,
             order: HostOrder::Listed,
             tls: Some(RelayTls::None),

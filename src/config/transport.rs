@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use toml::Spanned;
@@ -12,7 +12,7 @@ use super::proxy::Proxy;
 use super::relay::{Access, HostOrder, Login, Relay, RelayTls, StartProbe};
 use super::secret::Secret;
 use super::table::{Fault, table, words};
-use super::value::{Value, absolute_if_any, parsed, quoted, within};
+use super::value::{Value, absolute_if_any, parsed, quoted, socket_path, within};
 use crate::smtp::address::Domain;
 use crate::smtp::reply::ReplyCode;
 use crate::smtp::sasl::Mechanism;
@@ -65,6 +65,7 @@ impl TransportKind {
     pub fn word(&self) -> &'static str {
         match self {
             TransportKind::Direct => "direct",
+            TransportKind::Relay(relay) if relay.lmtp => "lmtp",
             TransportKind::Relay(_) => "relay",
             TransportKind::Fail { .. } => "fail",
             TransportKind::Discard => "discard",
@@ -79,6 +80,8 @@ pub enum RelayHost {
     Name(Domain),
     /// An address.
     Ip(IpAddr),
+    /// A Unix socket, of LMTP.
+    Unix(PathBuf),
 }
 
 /// As it stands before a port.
@@ -88,6 +91,7 @@ impl fmt::Display for RelayHost {
             RelayHost::Name(name) => name.fmt(f),
             RelayHost::Ip(IpAddr::V6(ip)) => write!(f, "[{ip}]"),
             RelayHost::Ip(ip) => ip.fmt(f),
+            RelayHost::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
 }
@@ -118,21 +122,28 @@ words! {
 
 impl Value for (RelayHost, u16) {
     fn read(value: &Spanned<DeValue<'_>>) -> Result<(RelayHost, u16), Fault> {
-        const WANTED: &str = "\"name\", \"name:port\", \"IP\", \"IP:port\" or \"[IPv6]:port\"";
-        parsed(value, WANTED, |text| parse_host(text, 25))
+        const WANTED: &str =
+            "\"name\", \"name:port\", \"IP\", \"IP:port\", \"[IPv6]:port\" or \"unix:PATH\"";
+        parsed(value, WANTED, |text| match text.strip_prefix("unix:") {
+            Some(path) => {
+                socket_path(Path::new(path))?;
+                Ok((RelayHost::Unix(path.into()), 0))
+            }
+            None => parse_host(text, 25),
+        })
     }
 
     fn show(&self) -> Option<String> {
         let (host, port) = self;
-        Some(quoted(&format!("{host}:{port}")))
+        Some(quoted(&match host {
+            RelayHost::Unix(_) => host.to_string(),
+            host => format!("{host}:{port}"),
+        }))
     }
 }
 
 /// A host with its port, or `usual`.
 pub(super) fn parse_host(text: &str, usual: u16) -> Result<(RelayHost, u16), String> {
-    if text.starts_with("unix:") {
-        return Err("Unix sockets are not available in this version".to_owned());
-    }
     // A bare IPv6 address is full of colons; with a port it stands in brackets.
     if let Ok(ip) = text.parse::<Ipv6Addr>() {
         return Ok((RelayHost::Ip(ip.into()), usual));
@@ -179,10 +190,11 @@ table! {
     pub struct TransportTable in "transport" repeated true {
         /// Its name, for routes, the log and the operator: letters, digits, hyphens, underscores and dots.
         name: String = (required "\"relay\""), transport_name;
-        /// What it does: `"direct"` to MX hosts, `"relay"` through `hosts`, `"fail"` at once with `code` and `text`, or
+        /// What it does: `"direct"` to MX hosts, `"relay"` through `hosts`, `"lmtp"` to `hosts`, `"fail"` at once with `code` and `text`, or
         /// `"discard"`: delivered nowhere.
         kind: KindWord = (required "\"relay\""), kind_exists;
         /// Kind relay: its hosts, `"name[:port]"` or `"IP[:port]"`, port 25 by default. Names are resolved without MX.
+        /// Kind lmtp: with a port that is not 25, or `"unix:PATH"`. What else is said of relays holds for it too.
         hosts: Vec<(RelayHost, u16)> = "[]";
         /// Kind relay: `"listed"`, the hosts are tried in their order, or `"random"`, anew for each attempt.
         order: HostOrder = "\"listed\"";
@@ -244,7 +256,11 @@ fn transport_name(name: &str) -> Result<(), String> {
 
 fn kind_exists(kind: &KindWord) -> Result<(), String> {
     match kind {
-        KindWord::Direct | KindWord::Relay | KindWord::Fail | KindWord::Discard => Ok(()),
+        KindWord::Direct
+        | KindWord::Relay
+        | KindWord::Lmtp
+        | KindWord::Fail
+        | KindWord::Discard => Ok(()),
         _ => Err("not available in this version".to_owned()),
     }
 }
@@ -274,7 +290,7 @@ impl TransportTable {
     /// The key at fault, and why.
     pub(super) fn checked(&self) -> Result<Transport, (&'static str, &'static str)> {
         let kind = match self.kind {
-            KindWord::Relay => TransportKind::Relay(Arc::new(self.relay()?)),
+            KindWord::Relay | KindWord::Lmtp => TransportKind::Relay(Arc::new(self.relay()?)),
             _ => {
                 self.no_relay()?;
                 match self.kind {
@@ -324,7 +340,30 @@ impl TransportTable {
         if self.hosts.is_empty() {
             return Err(("hosts", "a relay needs at least one host"));
         }
-        let plain = self.tls == Some(RelayTls::None);
+        let sockets = self.hosts.iter();
+        let sockets = sockets.filter(|(host, _)| matches!(host, RelayHost::Unix(_)));
+        let (lmtp, sockets) = (self.kind == KindWord::Lmtp, sockets.count());
+        if !lmtp && sockets > 0 {
+            return Err(("hosts", "only LMTP goes over Unix sockets"));
+        }
+        if sockets > 0
+            && (sockets < self.hosts.len() || self.tls.is_some_and(|tls| tls != RelayTls::None))
+        {
+            // One requirement holds for all hosts of a transport, and a socket has no name to verify.
+            return Err((
+                "hosts",
+                "beside Unix sockets there is neither TLS nor another kind of host",
+            ));
+        }
+        // RFC 2033 §5
+        if lmtp && self.hosts.iter().any(|(_, port)| *port == 25) {
+            return Err(("hosts", "LMTP must not go to port 25; give another"));
+        }
+        let tls = match sockets {
+            0 => self.tls,
+            _ => Some(RelayTls::None),
+        };
+        let plain = tls == Some(RelayTls::None);
         if plain && self.ca_file.is_some() {
             return Err(("ca_file", "without TLS there is no certificate to believe"));
         }
@@ -356,9 +395,10 @@ impl TransportTable {
             ca_file: self.ca_file.clone(),
         };
         Ok(Relay {
+            lmtp,
             hosts: self.hosts.clone(),
             order: self.order,
-            tls: self.tls,
+            tls,
             danger_accept_invalid_certs: self.danger_accept_invalid_certs,
             redial: self.redial,
             probe: self.probe,
@@ -399,6 +439,7 @@ impl From<&Transport> for TransportTable {
         table.name.clone_from(&transport.name);
         table.kind = match &transport.kind {
             TransportKind::Direct => KindWord::Direct,
+            TransportKind::Relay(relay) if relay.lmtp => KindWord::Lmtp,
             TransportKind::Relay(_) => KindWord::Relay,
             TransportKind::Fail { code, text } => {
                 table.code = code.get();
@@ -453,7 +494,7 @@ mod tests {
             let (parsed, parsed_port) = parse_host(text, 25).unwrap();
             let shown = match parsed {
                 RelayHost::Name(name) => name.to_string(),
-                RelayHost::Ip(ip) => ip.to_string(),
+                other => other.to_string().replace(['[', ']'], ""),
             };
             assert_eq!((shown.as_str(), parsed_port), (host, port));
         }

@@ -146,6 +146,7 @@ fn session(
             starttls: starttls(requirement),
             helo_fallback: requirement.conditions.encryption != Encryption::Required,
             pipelining: deliver.pipelining,
+            lmtp: false,
             credentials: None,
         },
         Security {

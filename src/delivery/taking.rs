@@ -15,7 +15,7 @@ use crate::clock::Timestamp;
 use crate::config::{Config, Line, RelayTls};
 use crate::metrics::{DaneResult, Dialled};
 use crate::net::deadline::Deadline;
-use crate::net::dial::Connection;
+use crate::net::dial::{Connection, NO_ADDRESS};
 use crate::net::stream::Stream;
 use crate::net::walk::{self, ReadyHost, Walk};
 use crate::policy::failure::{Failure, Scope, Stage, TlsLevel};
@@ -95,6 +95,7 @@ impl Attempt<'_> {
             // CL-2: HELO knows no SMTPUTF8.
             helo_fallback: !self.pending.iter().any(|row| self.needs_utf8(*row)),
             pipelining: deliver.pipelining,
+            lmtp: self.relay.as_ref().is_some_and(|relay| relay.lmtp),
         };
         let as_wanted = options.starttls;
         let mut waiting = place.take();
@@ -133,9 +134,11 @@ impl Attempt<'_> {
                 }
             };
             let origin = session.origin().clone();
-            self.running.dialled(&[origin.address.ip()]);
-            self.running.at_host(&name, Some(origin.address));
-            scene.address = Some(origin.address);
+            scene.address = met(origin.address);
+            if scene.address.is_some() {
+                self.running.dialled(&[origin.address.ip()]);
+            }
+            self.running.at_host(&name, scene.address);
             scene.source = origin.source;
             scene.tls = origin.level();
             self.remember(&session, scene.tls);
@@ -216,8 +219,8 @@ impl Attempt<'_> {
             scene.connect = began.elapsed();
             let connection = connection.map_err(|failure| self.unreached(failure))?;
             let (address, source) = (connection.address, connection.source);
-            (scene.address, scene.source) = (Some(address), source);
-            self.running.at_host(&scene.host, Some(address));
+            (scene.address, scene.source) = (met(address), source);
+            self.running.at_host(&scene.host, scene.address);
             self.running.at(Stage::Greeting);
             let connected = Instant::now();
             let opened = Session::open(
@@ -508,6 +511,11 @@ pub(super) fn our_name<'a>(config: &'a Config, line: &'a Option<Arc<Line>>) -> &
     let own = line.as_ref().and_then(|line| line.helo.as_ref());
     own.or(config.deliver.helo.as_ref())
         .unwrap_or(&config.hostname)
+}
+
+/// The address of a connection; a Unix socket has none.
+fn met(address: SocketAddr) -> Option<SocketAddr> {
+    (address != NO_ADDRESS).then_some(address)
 }
 
 /// What a requirement says of STARTTLS.

@@ -13,6 +13,7 @@ use super::{Parts, Workers};
 use crate::config::{Relay, RelayTls, TransportKind};
 use crate::message::RequireTls;
 use crate::net::deadline::Deadline;
+use crate::net::dial::NO_ADDRESS;
 use crate::net::tls::Context;
 use crate::net::walk::{ReadyHost, Walk};
 use crate::policy::failure::{Failure, Stage, TlsLevel};
@@ -148,7 +149,12 @@ impl Asked<'_> {
             Ok(connection) => connection,
             Err(failure) => return trial.fail("connect", failure.text),
         };
-        trial.pass("connect", connection.address.to_string());
+        // A Unix socket has no address.
+        let address = (connection.address != NO_ADDRESS).then_some(connection.address);
+        trial.pass(
+            "connect",
+            address.map_or(String::new(), |at| at.to_string()),
+        );
         let implicit = self.relay.tls_at(host.port) == RelayTls::Implicit;
         let login = self.relay.login();
         let line = way.line().cloned();
@@ -160,6 +166,7 @@ impl Asked<'_> {
             },
             helo_fallback: true,
             pipelining: config.deliver.pipelining,
+            lmtp: self.relay.lmtp,
             credentials: login.map(|login| Arc::new(login.credentials())),
         };
         let opened = Session::open(

@@ -483,7 +483,8 @@ fn block(row: &RecipientRow, action: Action, last: Option<&Attempt>, own: Enhanc
         action,
         status: last.map_or(own, |last| last.status),
         remote: last
-            .filter(|last| !last.host.is_empty())
+            // RFC 3464 §2.3.5: a name of a host, which a path is not.
+            .filter(|last| !last.host.is_empty() && !last.host.starts_with("unix:"))
             .map(|last| (last.host.clone(), last.address.map(|address| address.ip()))),
         // DSN-7: that of a host; transport `fail` has one of its own.
         code: last

@@ -7,8 +7,9 @@
 
 use std::io;
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -58,6 +59,14 @@ impl Socket {
         socket.set_tcp_nodelay(true)?;
         socket.set_read_timeout(Some(FIRST_WAIT))?;
         Ok(Socket::Tcp(socket.into(), address))
+    }
+
+    /// Connects to a Unix socket. A listener with too many in its queue refuses at once (unix(7)).
+    pub(super) fn connect_unix(path: &Path, deadline: Deadline) -> io::Result<Socket> {
+        let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.connect_timeout(&SockAddr::unix(path)?, deadline.remaining()?)?;
+        socket.set_read_timeout(Some(FIRST_WAIT))?;
+        Ok(Socket::Unix(UnixStream::from(OwnedFd::from(socket))))
     }
 
     /// The peer's address; `None` for Unix sockets.

@@ -7,6 +7,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 
 use nix::poll::PollFlags;
@@ -54,6 +55,14 @@ impl Stream {
         Ok(Stream(Layer::Plain(Socket::connect(
             socket, address, deadline,
         )?)))
+    }
+
+    /// Connects to the Unix socket at `path` within `deadline`.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn connect_unix(path: &Path, deadline: Deadline) -> io::Result<Stream> {
+        Ok(Stream(Layer::Plain(Socket::connect_unix(path, deadline)?)))
     }
 
     /// Wraps an accepted TCP connection; sets TCP_NODELAY.

@@ -208,6 +208,10 @@ impl Walk {
     /// A temporary failure of this host, or `Scope::Local` when only we are to blame (DV-14).
     pub fn dial(&mut self, host: &ReadyHost, until: Deadline) -> Result<Connection, Failure> {
         let began = Instant::now();
+        if let HostName::Unix(path) = &host.name {
+            let deadline = Deadline::after(self.config.deliver.dial_timeout.get());
+            return dial::dial_unix(path, deadline.min(self.deadline).min(until));
+        }
         let via = self.via(until)?;
         let deliver = &self.config.deliver;
         let room = deliver.max_addresses.saturating_sub(self.dialled.len());
@@ -235,6 +239,8 @@ impl Walk {
         };
         let addresses = match &proxy.host {
             RelayHost::Ip(ip) => vec![*ip],
+            // No proxy is written so.
+            RelayHost::Unix(_) => Vec::new(),
             RelayHost::Name(name) => {
                 let deadline = Deadline::after(self.host_time)
                     .min(self.deadline)
@@ -333,9 +339,12 @@ impl Walk {
     /// # Errors
     /// The permanent failure 5.4.6, for direct targets; a broken transport, temporary 4.3.5, for relays.
     pub fn check_greeting(&self, host: &ReadyHost, greeted_as: &str) -> Result<(), Failure> {
-        if !greeted_as
-            .trim_end_matches('.')
-            .eq_ignore_ascii_case(self.own.hostname.as_str())
+        // The mail store on this host has its name.
+        let lmtp = matches!(&self.plan.target, Target::Relay(relay) if relay.lmtp);
+        if lmtp
+            || !greeted_as
+                .trim_end_matches('.')
+                .eq_ignore_ascii_case(self.own.hostname.as_str())
         {
             return Ok(());
         }
@@ -431,6 +440,7 @@ impl Walk {
         let mut looked_up = LookedUp::nothing();
         looked_up.addresses = match &host.name {
             HostName::Ip(ip) => Addresses::Some(vec![*ip]),
+            HostName::Unix(_) => Addresses::Some(vec![dial::NO_ADDRESS.ip()]),
             HostName::Name(name) => {
                 let most = if host.checked && self.plan.implicit.is_none() {
                     hosts::MAX_TARGET_CNAMES
@@ -520,6 +530,16 @@ impl Walk {
                 return None;
             }
         };
+        if matches!(host.name, HostName::Unix(_)) {
+            return Some(ReadyHost {
+                name: host.name.clone(),
+                port: host.port,
+                addresses: found,
+                both_families: false,
+                expanded: None,
+                authentic: false,
+            });
+        }
         let list = addresses::dial_list(
             &name,
             &found,
@@ -622,6 +642,7 @@ fn of_relay(transport: &str, relay: &Arc<Relay>, own: &Own, seed: u64) -> Plan {
         let name = match host {
             RelayHost::Name(name) => HostName::Name(name.clone()),
             RelayHost::Ip(ip) => HostName::Ip(*ip),
+            RelayHost::Unix(path) => HostName::Unix(path.clone()),
         };
         // DV-10: a relay that is our own listener is a broken transport.
         if matches!(name, HostName::Ip(ip) if own.has_endpoint(ip.to_canonical(), *port)) {

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::Relay;
@@ -72,6 +73,8 @@ pub enum HostName {
     Name(Domain),
     /// By address: a literal, or an operator's relay.
     Ip(IpAddr),
+    /// A Unix socket of an operator's.
+    Unix(PathBuf),
 }
 
 /// As the log writes it: the name, or the bare address.
@@ -80,6 +83,7 @@ impl fmt::Display for HostName {
         match self {
             HostName::Name(name) => name.fmt(f),
             HostName::Ip(ip) => ip.fmt(f),
+            HostName::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
 }

@@ -378,7 +378,7 @@ impl Course {
             dane: None,
             sni: match &names.host {
                 HostName::Name(name) => Some(name.clone()),
-                HostName::Ip(_) => None,
+                HostName::Ip(_) | HostName::Unix(_) => None,
             },
         };
         if !ask.names.is_empty() {
@@ -480,7 +480,7 @@ impl Course {
             let applied = Applied::Tlsa {
                 base: match &names.host {
                     HostName::Name(name) => Some(name.clone()),
-                    HostName::Ip(_) => None,
+                    HostName::Ip(_) | HostName::Unix(_) => None,
                 },
                 records: Arc::default(),
             };

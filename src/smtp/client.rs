@@ -164,6 +164,8 @@ pub struct Wire {
     /// Counts replies, so that the driver sees when a new one begins.
     replies: u64,
     pipelining: bool,
+    /// It speaks LMTP.
+    lmtp: bool,
 }
 
 impl Wire {
@@ -174,6 +176,7 @@ impl Wire {
             capabilities: Capabilities::default(),
             replies: 0,
             pipelining,
+            lmtp: false,
         }
     }
 

@@ -26,6 +26,7 @@ pub fn is_for(cert: &X509Ref, names: &[HostName]) -> bool {
                 IpAddr::V4(ip) => octets == ip.octets(),
                 IpAddr::V6(ip) => octets == ip.octets(),
             }),
+            HostName::Unix(_) => false,
         })
     })
 }

@@ -54,7 +54,7 @@ impl StsPolicy {
     pub fn lists(&self, host: &HostName) -> bool {
         match host {
             HostName::Name(name) => self.mx.iter().any(|pattern| pattern.matches(name)),
-            HostName::Ip(_) => false,
+            HostName::Ip(_) | HostName::Unix(_) => false,
         }
     }
 }

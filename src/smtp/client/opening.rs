@@ -36,6 +36,8 @@ pub struct Options {
     pub helo_fallback: bool,
     /// Whether PIPELINING is used when announced.
     pub pipelining: bool,
+    /// LMTP in place of SMTP: LHLO, and a reply for each recipient after the dot (RFC 2033).
+    pub lmtp: bool,
     /// Whom we say to be, if AUTH is wanted. Without it there is no session then (RO-8).
     pub credentials: Option<Arc<Credentials>>,
 }
@@ -69,8 +71,10 @@ pub struct Opening {
 impl Opening {
     /// A new connection, whose greeting is awaited.
     pub fn new(options: Options) -> Opening {
+        let mut wire = Wire::new(options.pipelining);
+        wire.lmtp = options.lmtp;
         Opening {
-            wire: Wire::new(options.pipelining),
+            wire,
             options,
             state: State::Await(Command::Greeting),
             begun: false,
@@ -106,7 +110,7 @@ impl Opening {
         self.protection = Some(protection);
         self.wire.reader = ReplyReader::new();
         self.wire.capabilities = Capabilities::default();
-        self.send(Command::Ehlo, format!("EHLO {}\r\n", self.options.helo));
+        self.hello();
     }
 
     /// The session at rest, after [`Step::Done`].
@@ -124,6 +128,12 @@ impl Opening {
         }
     }
 
+    fn hello(&mut self) {
+        // RFC 2033 §4.1: LMTP has LHLO, with the replies of EHLO.
+        let verb = if self.options.lmtp { "LHLO" } else { "EHLO" };
+        self.send(Command::Ehlo, format!("{verb} {}\r\n", self.options.helo));
+    }
+
     fn send(&mut self, command: Command, line: String) {
         self.wire.output.extend_from_slice(line.as_bytes());
         self.state = State::Await(command);
@@ -139,7 +149,7 @@ impl Opening {
                 self.greeting =
                     String::from_utf8_lossy(name.unwrap_or_default()).to_ascii_lowercase();
                 self.wire.must_be_clean(Command::Ehlo)?;
-                self.send(Command::Ehlo, format!("EHLO {}\r\n", self.options.helo));
+                self.hello();
             }
             Command::Ehlo if code.is_positive() => {
                 self.wire.capabilities = Capabilities::from_ehlo(&reply);
@@ -167,6 +177,7 @@ impl Opening {
             Command::Ehlo
                 if matches!(code.get(), 500..=504)
                     && self.options.helo_fallback
+                    && !self.options.lmtp
                     && self.options.starttls != StartTls::Required
                     && self.options.credentials.is_none()
                     && self.protection.is_none() =>

@@ -3,6 +3,8 @@
     reason = "most steps of a dialogue are there to get to the next one"
 )]
 
+mod lmtp;
+
 use super::*;
 use crate::smtp::address::{Mailbox, ReversePath};
 use crate::smtp::params::{Notify, Ret};
@@ -13,6 +15,7 @@ fn options() -> Options {
         starttls: StartTls::IfOffered,
         helo_fallback: true,
         pipelining: true,
+        lmtp: false,
         credentials: None,
     }
 }

@@ -22,6 +22,8 @@ enum Recipient {
     Accepted,
     Refused(Reply),
     Again,
+    /// Accepted, and then this after the dot (RFC 2033 §4.2).
+    Settled(Reply),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +57,10 @@ impl Answers {
         match (self.recipients.get(n), &self.end) {
             (Some(Recipient::Refused(reply)), _) => Answer::Refused(Command::Rcpt(n), reply),
             (Some(Recipient::Again), _) => Answer::Again,
+            (Some(Recipient::Settled(reply)), _) => match reply.code().is_positive() {
+                true => Answer::Delivered(reply),
+                false => Answer::Refused(Command::Dot, reply),
+            },
             (Some(Recipient::Accepted), Some((Command::Dot, reply)))
                 if reply.code().is_positive() =>
             {
@@ -69,13 +75,16 @@ impl Answers {
 
     /// Whether a 2yz came after the dot.
     pub fn succeeded(&self) -> bool {
+        let settled = |one: &Recipient| matches!(one, Recipient::Settled(reply) if reply.code().is_positive());
         matches!(&self.end, Some((Command::Dot, reply)) if reply.code().is_positive())
+            || self.recipients.iter().any(settled)
     }
 
     /// The failure as one line, for a refused RSET, which is told with both (CL-22).
     fn failure(&self) -> String {
         let refused = self.recipients.iter().find_map(|r| match r {
             Recipient::Refused(reply) => Some(format!("RCPT refused: {reply}")),
+            Recipient::Settled(reply) => Some(format!("{} refused: {reply}", Command::Dot)),
             _ => None,
         });
         match (&self.end, refused) {
@@ -254,6 +263,10 @@ impl Transaction {
                 };
             }
             // CL-15: nobody wants the content, but the peer waits for it.
+            // RFC 2033 §4.2: LMTP has a reply for each accepted recipient, so for nobody there would be none to wait for.
+            Command::Data if code.get() == 354 && self.wire.lmtp && self.answers.accepted == 0 => {
+                return Err(Broken::unexpected(command, &reply));
+            }
             Command::Data
                 if code.get() == 354
                     && (self.answers.accepted == 0 || self.answers.end.is_some()) =>
@@ -271,6 +284,17 @@ impl Transaction {
             Command::Data if refused => {
                 if self.answers.accepted > 0 {
                     self.answers.end = Some((command, reply));
+                }
+            }
+            Command::Dot if self.wire.lmtp && (code.is_positive() || refused) => {
+                // RFC 2033 §4.2: in the order of RCPT.
+                let mut waiting = self.answers.recipients.iter_mut();
+                let waiting = waiting.by_ref();
+                if let Some(next) = waiting.find(|one| matches!(one, Recipient::Accepted)) {
+                    *next = Recipient::Settled(reply);
+                }
+                if !waiting.any(|one| matches!(one, Recipient::Accepted)) {
+                    self.state = State::Done;
                 }
             }
             Command::Dot if code.is_positive() || refused => {
