@@ -11,7 +11,7 @@ use nix::unistd::{AccessFlags, access};
 use super::account::Account;
 use super::error::Error;
 use super::keys;
-use crate::config::{Config, ListenAddress, LogTo};
+use crate::config::{Config, ListenAddress, LogTo, TransportKind};
 use crate::front::listener;
 use crate::log;
 use crate::net::tls::Context;
@@ -40,6 +40,13 @@ pub fn check(config: &Config) -> Result<(), Error> {
     for ip in &config.deliver.source_addresses {
         address("deliver.source_addresses", *ip)?;
     }
+    for transport in &config.transport {
+        let line = transport.line.as_ref();
+        for ip in line.map_or(&[][..], |line| &line.source_addresses) {
+            let key = format!("transport {}: source_addresses", transport.name);
+            address(&key, *ip)?;
+        }
+    }
     let keyring = keys::load(config).map_err(Error::Config)?;
     for warning in keyring.keys().iter().filter_map(|key| key.warning()) {
         // A check has no log; who closed standard error does not want to know.
@@ -48,12 +55,22 @@ pub fn check(config: &Config) -> Result<(), Error> {
     authorities(config)
 }
 
-/// `tls.ca_file` can be read and holds certificates (CFG-8).
+/// Each `ca_file` can be read and holds certificates (CFG-8).
 ///
 /// # Errors
 /// What is wrong with it.
 pub fn authorities(config: &Config) -> Result<(), Error> {
-    Context::check(&config.tls).map_err(Error::Config)
+    Context::check(&config.tls).map_err(Error::Config)?;
+    for transport in &config.transport {
+        if let TransportKind::Relay(relay) = &transport.kind
+            && let Some(own) = &relay.access
+            && own.ca_file.is_some()
+        {
+            Context::with(&config.tls, own.ca_file.as_deref())
+                .map_err(|error| Error::Config(format!("transport {}: {error}", transport.name)))?;
+        }
+    }
+    Ok(())
 }
 
 /// Refuses to start beside a running daemon before anything of it is touched (ST-9). The lock itself is taken by the

@@ -171,7 +171,6 @@ pub(super) fn attempt(parts: &Parts, running: &Running, warm: Option<Arc<[u8]>>)
     };
     let mut quitting = Vec::new();
     loop {
-        attempt.begin_round();
         if attempt.relay.is_some() {
             walk.put_last(|host, port| parts.ailing.has(host, port));
         }

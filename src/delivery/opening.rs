@@ -41,6 +41,8 @@ pub struct NotOpened {
     pub greeting: String,
     /// What the handshake reached, where that was not enough.
     pub reached: Option<Arc<Reached>>,
+    /// What the handshake reached, where something else failed behind it.
+    pub inside: Option<Arc<Reached>>,
 }
 
 impl Session {
@@ -106,6 +108,7 @@ impl Session {
                         enhanced: opening.wire().enhanced(),
                         greeting: opening.greeting_name().to_owned(),
                         reached: None,
+                        inside: stream.reached().cloned(),
                         why,
                     });
                 }
@@ -121,6 +124,7 @@ impl Session {
             over_tls: false,
             greeting: greeting.clone(),
             reached: None,
+            inside: stream.reached().cloned(),
         })?;
         let origin = Origin {
             host: host.to_string(),
@@ -141,6 +145,7 @@ fn secure(stream: Stream, security: Security<'_>, total: Deadline) -> Result<Str
         without_a_byte: false,
         over_tls: true,
         greeting: String::new(),
+        inside: None,
         reached,
     };
     let requirement = security.requirement;

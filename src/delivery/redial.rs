@@ -12,13 +12,6 @@ use crate::policy::failure::{Cause, Failure, Stage};
 const LONGEST: Duration = Duration::from_secs(8);
 
 impl Attempt<'_> {
-    /// A round over the hosts begins.
-    pub(super) fn begin_round(&mut self) {
-        if self.relay.is_some() {
-            self.said_before = self.failures.iter().map(Vec::len).collect();
-        }
-    }
-
     /// The hosts are used up and recipients are left: whether to go over them once more. Waits for it.
     pub(super) fn redials(&mut self) -> bool {
         let Some(relay) = &self.relay else {
@@ -26,7 +19,9 @@ impl Attempt<'_> {
         };
         let most = relay.redial;
         let hung_up = |row: &usize| {
-            let said = &self.failures[*row][self.said_before[*row]..];
+            // Nothing was said before the first round.
+            let before = self.said_before.get(*row).copied().unwrap_or(0);
+            let said = &self.failures[*row][before..];
             !said.is_empty() && said.iter().all(|(failure, _)| is_hang_up(failure))
         };
         if self.pending.is_empty() || self.redialled >= most || !self.pending.iter().all(hung_up) {
@@ -34,6 +29,7 @@ impl Attempt<'_> {
         }
         let wait = wait(self.redialled, rand::random());
         self.redialled += 1;
+        self.said_before = self.failures.iter().map(Vec::len).collect();
         wait.is_zero() || self.pause(wait)
     }
 

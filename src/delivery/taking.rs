@@ -253,6 +253,9 @@ impl Attempt<'_> {
             };
             self.parts.store.metrics().dialled(Dialled::Failed);
             let failure = not.why.failure(not.enhanced, self.relay.is_some());
+            if let Some(inside) = &not.inside {
+                scene.tls = inside.level();
+            }
             if matches!(&not.why, Break::Said(broken) if broken.why == Why::Injection) {
                 // TLS-8
                 crate::log::Line::new("tls-injection")

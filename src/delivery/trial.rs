@@ -19,8 +19,8 @@ use crate::net::walk::{ReadyHost, Walk};
 use crate::policy::failure::{Failure, Stage, TlsLevel};
 use crate::policy::plan::Target;
 use crate::policy::route;
-use crate::policy::tls::Requirement;
 use crate::policy::tls::facts::DaneFacts;
+use crate::policy::tls::{Reached, Requirement};
 use crate::smtp::address::AddressDomain;
 use crate::smtp::client::{Options, StartTls};
 use crate::smtp::reply::EnhancedCode;
@@ -195,16 +195,16 @@ impl Asked<'_> {
                 };
                 order.retain(|step| *step != "tls" || tls);
                 for step in order.iter().take_while(|step| **step != failed) {
-                    trial.pass(step, "");
+                    match (&not.inside, *step) {
+                        (Some(reached), "tls") => trial.pass(step, protection(reached)),
+                        _ => trial.pass(step, ""),
+                    }
                 }
                 return trial.fail(failed, not.why.failure(not.enhanced, true).text);
             }
         };
         let origin = session.origin();
-        let protocol = origin.reached.as_ref().map(|reached| {
-            let level = origin.level();
-            format!("{level}, {}", reached.protocol)
-        });
+        let protocol = origin.reached.as_deref().map(protection);
         if implicit && let Some(protocol) = &protocol {
             trial.pass("tls", protocol);
         }
@@ -230,6 +230,10 @@ impl Asked<'_> {
             Err(why) => trial.fail("noop", why.failure(false, true).text),
         }
     }
+}
+
+fn protection(reached: &Reached) -> String {
+    format!("{}, {}", reached.level(), reached.protocol)
 }
 
 fn step_of(stage: Stage) -> &'static str {

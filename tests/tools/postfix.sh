@@ -2,7 +2,8 @@
 # A Postfix of our own beside whatever the machine has: Debian's programs, own directory, own ports. Needs root.
 # Source it after lib.sh.
 
-# postfix_start DIR ADDRESS:PORT.. -- MAIN.CF-LINE..: an instance that takes mail at those addresses.
+# postfix_start DIR ADDRESS:PORT.. -- MAIN.CF-LINE..: an instance that takes mail at those addresses. What is in
+# POSTFIX_MASTER are further lines of its master.cf.
 postfix_start() {
   local dir=$1 listen
   shift
@@ -45,6 +46,7 @@ CF
     shift
   done
   shift
+  printf '%s\n' "${POSTFIX_MASTER:-}" >>"$dir/etc/master.cf"
   [ $# -gt 0 ] && printf '%s\n' "$@" >>"$dir/etc/main.cf"
   # The services of Debian's master.cf that mail by SMTP needs, without chroot.
   cat >>"$dir/etc/master.cf" <<'CF'

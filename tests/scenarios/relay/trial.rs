@@ -81,6 +81,22 @@ fn each_step_is_shown_up_to_the_one_that_fails_and_no_password() {
     assert!(refused.starts_with("ERR usage"), "{refused}");
 }
 
+// RO-6, CFG-8
+#[test]
+fn without_its_authorities_there_is_no_start() {
+    let dns = DnsServer::start();
+    let mx = Mx::start(Script::new());
+    let text = config(&dns, &mx, "ca_file = \"/nowhere/ca.pem\"");
+    let result = TestDaemon::start_in(Arc::new(TempDir::new()), Clock::system(), &text);
+    let Err(Error::Config(text)) = result else {
+        panic!("it starts");
+    };
+    assert!(
+        text.starts_with("transport smart: ca_file /nowhere/ca.pem: "),
+        "{text}"
+    );
+}
+
 // RO-16
 #[test]
 fn a_required_relay_is_tried_eleven_times_and_then_there_is_no_start() {
