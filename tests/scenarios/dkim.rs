@@ -9,13 +9,14 @@ use std::sync::Arc;
 
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
+use nix::unistd::geteuid;
 use openssl::pkey::{PKey, Private};
 use openssl::rsa::Rsa;
 use posthaste::clock::{Clock, Timestamp};
 use posthaste::message::dkim::{Outcome, SigningKey, Verifier};
 use posthaste::smtp::address::Domain;
 
-use crate::support::daemon::{self, TestDaemon};
+use crate::support::daemon::{self, Process, TestDaemon};
 use crate::support::dns::{DnsServer, Fault};
 use crate::support::mx::{At, Mx, Script, reply};
 use crate::support::queue::TempDir;
@@ -359,4 +360,33 @@ fn a_key_is_made_published_and_checked_by_the_tool() {
         (status, why.trim_end()),
         (1, "posthaste: no DKIM-Signature")
     );
+}
+
+// MSG-8, CFG-5, PRC-1
+#[test]
+fn a_key_that_only_root_may_read_is_read_at_the_start_and_stays() {
+    if !geteuid().is_root() {
+        return;
+    }
+    let dir = Arc::new(TempDir::new());
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let key = ed25519();
+    let more = table("s", &write_key(dir.path(), "key", &key, 0o600));
+    let mx = Mx::start(Script::new());
+    // A process, because only that gives root up.
+    let process = Process::start_in(Arc::clone(&dir), &format!("{more}{}", through(&mx)));
+    let kept = process.control("reload");
+    assert_eq!(kept, ["needs-restart=dkim.key", "OK reloaded"]);
+    process.wait_for(" dkim-key name=s._domainkey.here.example result=kept ");
+    process.submit("ann@here.example", &["bob@dest.example"], CONTENT);
+    let now = Clock::system().now();
+    let seen = mx.next_transaction();
+    assert_eq!(judged(&seen.content, &[("s", &key)], now), [pass("s")]);
+    // One that was never read is no key at all.
+    let two = write_key(dir.path(), "two", &key, 0o600);
+    let more = format!("{more}{}{}", table("t", &two), through(&mx));
+    daemon::write_config(&dir, &more);
+    let refused = process.control("reload").join("\n");
+    let reason = format!("ERR config dkim: {}: Permission denied", two.display());
+    assert!(refused.starts_with(&reason), "{refused}");
 }

@@ -38,6 +38,11 @@ want strace strace
 want e2fsprogs mkfs.ext4
 want btrfs-progs mkfs.btrfs
 [ -e "$(echo /usr/lib/*/faketime/libfaketime.so.1)" ] || lacking+=(libfaketime)
+# Who judges our signatures, and a mail store: tests/peers/dkim.sh and lmtp.sh.
+want opendkim-tools opendkim-testmsg
+want python3-dkim dkimverify
+[ -e /usr/lib/python3/dist-packages/nacl ] || lacking+=(python3-nacl)
+[ -x /usr/lib/dovecot/lmtp ] || lacking+=(dovecot-lmtpd)
 want postfix smtp-sink
 # `nc -U` and `nc -N` are those of the OpenBSD netcat.
 { nc -h 2>&1 | grep -q -- '-U'; } || lacking+=(netcat-openbsd)
