@@ -17,6 +17,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, Live};
 use crate::delivery::Outbox;
 use crate::log::Line;
+use crate::message::QueueId;
 use crate::message::tlsrpt::{GZIP, Letter, PolicyCount, Report};
 use crate::message::trace::new_message_id;
 use crate::net::Network;
@@ -63,6 +64,14 @@ struct Parts {
     unsigned_told: AtomicBool,
 }
 
+/// How a report went out.
+enum Sent {
+    /// The server has it.
+    Posted,
+    /// It is mail now.
+    Queued(QueueId),
+}
+
 /// What it waits for.
 struct Plan {
     today: Day,
@@ -70,6 +79,8 @@ struct Plan {
     begins: Timestamp,
     /// When there is a report to send, or to look for.
     next: Timestamp,
+    /// What is too old today has been removed.
+    tidy: bool,
 }
 
 impl Reporter {
@@ -176,8 +187,11 @@ impl Parts {
         }
         // The last minute of yesterday belongs to it.
         self.counter.flush(&self.store)?;
-        let before = schedule::oldest(now);
-        while self.store.change_report(ReportChange::Forget { before })? {}
+        if !plan.tidy {
+            let before = schedule::oldest(now);
+            while self.store.change_report(ReportChange::Forget { before })? {}
+            plan.tidy = true;
+        }
         let midnight = plan.today.end();
         if !self.live.get().tls.reports {
             plan.next = midnight.min(now.plus(LONGEST_SLEEP));
@@ -237,9 +251,13 @@ impl Parts {
         for target in &targets {
             let line = line().key("to", target).num("try", due.tries + 1);
             match self.send_to(target, &domain, due.day, &config, &policies) {
-                Some(Ok(how)) => {
+                Some(Ok(Sent::Posted)) => {
                     sent = true;
-                    line.key("result", how).info();
+                    line.key("result", "posted").info();
+                }
+                Some(Ok(Sent::Queued(id))) => {
+                    sent = true;
+                    line.key("result", "queued").key("as", id).info();
                 }
                 Some(Err(text)) => {
                     failed = true;
@@ -288,7 +306,7 @@ impl Parts {
         day: Day,
         config: &Config,
         policies: &[PolicyCount],
-    ) -> Option<Result<String, String>> {
+    ) -> Option<Result<Sent, String>> {
         let contact = contact(config);
         let submitter = match contact.domain() {
             AddressDomain::Name(name) => name.clone(),
@@ -316,7 +334,7 @@ impl Parts {
                 };
                 let deadline = Deadline::after(LONGEST_POST);
                 Some(match self.network.https(&request, deadline) {
-                    Ok(answer) if answer.status / 100 == 2 => Ok("posted".to_owned()),
+                    Ok(answer) if answer.status / 100 == 2 => Ok(Sent::Posted),
                     Ok(answer) => Err(format!("HTTP status {}", answer.status)),
                     Err(error) => Err(error.to_string()),
                 })
@@ -340,7 +358,7 @@ impl Parts {
                     message_id: &new_message_id(&config.hostname),
                 };
                 let queued = self.outbox.queue(to, &letter.write());
-                Some(queued.map(|id| format!("queued as {id}")))
+                Some(queued.map(Sent::Queued))
             }
         }
     }
@@ -354,6 +372,7 @@ impl Plan {
             today,
             begins,
             next: begins,
+            tidy: false,
         }
     }
 }
