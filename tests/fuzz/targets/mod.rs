@@ -2,6 +2,7 @@
 
 mod address;
 mod control;
+mod dkim;
 mod dns;
 mod server;
 mod smtp;
@@ -27,6 +28,8 @@ pub const TARGETS: &[Target] = &[
     address::ADDRESS,
     address::DOMAIN,
     control::LINE,
+    dkim::SIGN,
+    dkim::VERIFY,
     dns::DNS,
     server::HEADER,
     server::SESSION,
