@@ -281,7 +281,7 @@ impl Reader<'_> {
             }
             let prefix = format!(": transport[{n}].");
             let faulty = self.problems.iter().any(|(_, line)| line.contains(&prefix));
-            match table.checked() {
+            match table.checked(&config.deliver) {
                 // One fault is enough; what follows from it is noise.
                 _ if faulty => {}
                 Ok(transport) => config.transport.push(transport),
@@ -500,6 +500,10 @@ mod tests {
             (
                 "[[transport]]\nname = \"r\"\nkind = \"relay\"\ntls = \"none\"",
                 "f.toml:2: transport[0].hosts: a relay needs",
+            ),
+            (
+                "[[transport]]\nname = \"d\"\nkind = \"direct\"\ndot_timeout = \"0s\"",
+                "f.toml:5: transport[0].dot_timeout: ",
             ),
             (
                 "[[transport]]\nname = \"d\"\nkind = \"direct\"\nredial = 2",
@@ -726,7 +730,7 @@ mod tests {
              [[transport]]\nname = \"s\"\nkind = \"relay\"\nhosts = [\"a.example:465\", \"b.example:587\"]\norder = \"random\"\n\
              danger_accept_invalid_certs = true\nca_file = \"/ca.pem\"\nuser = \"u\"\npassword = \"p\"\n\
              mechanisms = [\"PLAIN\", \"SCRAM-SHA-1\"]\ndanger_auth_without_tls = true\nredial = 0\n\
-             probe = \"require\"\nproxy = \"socks5://[::1]\"\n\
+             command_timeout = \"1m30s\"\nfamily = \"only6\"\npipelining = false\nprobe = \"require\"\nproxy = \"socks5://[::1]\"\n\
              [[transport]]\nname = \"n\"\nkind = \"discard\"\n\
              [[transport]]\nname = \"l\"\nkind = \"lmtp\"\nhosts = [\"unix:/run/a b\"]\n\
              [[transport]]\nname = \"m\"\nkind = \"lmtp\"\nhosts = [\"[::1]:24\"]\ntls = \"none\"\n\

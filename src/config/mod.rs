@@ -160,6 +160,12 @@ impl Config {
             .find(|transport| transport.name == name)
     }
 
+    /// `[deliver]` as it holds for a transport that sets out like this (CFG-19).
+    pub fn deliver_of<'a>(&'a self, line: &'a Option<Arc<Line>>) -> &'a Deliver {
+        let own = line.as_ref().and_then(|line| line.deliver.as_ref());
+        own.unwrap_or(&self.deliver)
+    }
+
     /// What weakens safety in this configuration, in words for the log at each start and for `stats` (SEC-12).
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();

@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
-use super::Config;
 use super::table::{Setting, Table};
 use super::transport::TransportTable;
+use super::{Config, Transport};
 
 impl Config {
     /// The whole configuration, defaults included.
@@ -31,7 +31,7 @@ impl Config {
             table(&mut out, policy);
         }
         for transport in &self.transport {
-            table(&mut out, &TransportTable::from(transport));
+            transport_table(&mut out, transport);
         }
         for route in &self.route {
             table(&mut out, route);
@@ -83,13 +83,22 @@ impl Config {
             self.tls_policy.iter().for_each(|each| table(out, each))
         });
         repeated("transport", &|out| {
-            let tables = self.transport.iter().map(TransportTable::from);
-            tables.for_each(|each| table(out, &each));
+            let transports = self.transport.iter();
+            transports.for_each(|each| transport_table(out, each));
         });
         repeated("route", &|out| {
             self.route.iter().for_each(|each| table(out, each))
         });
         all
+    }
+}
+
+/// With the keys of `[deliver]` that it has for itself.
+fn transport_table(out: &mut String, transport: &Transport) {
+    let own = TransportTable::from(transport);
+    table(out, &own);
+    for (key, value) in &own.overrides {
+        out.push_str(&format!("{key} = {value}\n"));
     }
 }
 

@@ -66,7 +66,8 @@ pub(super) fn parse_default<T: Value>(text: &str) -> T {
 /// ```
 ///
 /// where DEFAULT is a TOML literal, `(required "placeholder")`, `(unset)` or `(computed "as documented", expression)`,
-/// and the optional check is a function from `&Type` to `Result<(), String>`. `plus` adds fields that are no keys.
+/// and the optional check is a function from `&Type` to `Result<(), String>`. `plus` adds fields that are no keys, `also` names a
+/// function that knows further ones.
 macro_rules! table {
     (
         $(#[doc = $about:literal])*
@@ -78,6 +79,7 @@ macro_rules! table {
         }
         $(plus { $( $(#[doc = $xdoc:literal])* $xfield:ident : $xty:ty = $xdefault:expr ; )* })?
         $(later [ $($later:literal),* $(,)? ])?
+        $(also $also:path)?
     ) => {
         $(#[doc = $about])*
         #[derive(Clone, Debug, PartialEq)]
@@ -122,8 +124,7 @@ macro_rules! table {
                         });
                     }
                 )*
-                let _ = value;
-                None
+                $crate::config::table::table!(@also self, key, value $(, $also)?)
             }
 
             fn show(&self) -> Vec<($crate::config::table::Setting, Option<String>)> {
@@ -143,6 +144,12 @@ macro_rules! table {
             }
         }
     };
+
+    (@also $table:expr, $key:expr, $value:expr) => {{
+        let _ = $value;
+        None
+    }};
+    (@also $table:expr, $key:expr, $value:expr, $also:path) => { $also($table, $key, $value) };
 
     (@key $field:ident $key:literal) => { $key };
     (@key $field:ident) => { stringify!($field) };

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::DeValue;
 
+use super::deliver::Deliver;
 use super::proxy::Proxy;
 use super::relay::{Access, HostOrder, Login, Relay, RelayTls, StartProbe};
 use super::secret::Secret;
-use super::table::{Fault, table, words};
+use super::table::{Fault, Table, table, words};
 use super::value::{Value, absolute_if_any, parsed, quoted, socket_path, within};
 use crate::smtp::address::Domain;
 use crate::smtp::reply::ReplyCode;
@@ -21,7 +22,7 @@ use crate::smtp::sasl::Mechanism;
 pub const DIRECT: &str = "direct";
 
 /// `[[transport]]`: what exists so far.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Transport {
     /// Its name.
     pub name: String,
@@ -32,7 +33,7 @@ pub struct Transport {
 }
 
 /// From where, as whom and through what a transport connects, where that is not what `[deliver]` says (RO-11, RO-17).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Line {
     /// Our EHLO name.
     pub helo: Option<Domain>,
@@ -40,6 +41,10 @@ pub struct Line {
     pub source_addresses: Vec<IpAddr>,
     /// The proxy.
     pub proxy: Option<Proxy>,
+    /// `[deliver]` with the transport's own keys in place of those there (CFG-19); `None` without any.
+    pub deliver: Option<Deliver>,
+    /// Which those are, as TOML.
+    pub overrides: Vec<(&'static str, String)>,
 }
 
 /// Kinds of transport.
@@ -231,14 +236,65 @@ table! {
         /// Our addresses, the first of each family is used; `[]`: `source_addresses` of `[deliver]`.
         source_addresses: Vec<IpAddr> = "[]";
     }
+    plus {
+        /// Keys of `[deliver]` that stand here with another value, as TOML.
+        overrides: Vec<(&'static str, String)> = Vec::new();
+    }
     later [
         "connections", "rate", "recipients", "dial_interval", "command", "timeout",
         "line_end", "temporary_exits", "path", "url", "authorization", "to", "allow", "intervals",
-        "jitter", "lifetime", "max_attempts", "delay_notices", "dial_timeout", "host_timeout", "command_timeout",
-        "data_timeout", "block_timeout", "dot_timeout", "quit_timeout", "total_timeout", "attempt_timeout",
-        "smtp_port", "max_mx", "max_addresses", "family", "allow_private",
-        "address_literals", "without_8bitmime", "pipelining", "idle_session", "session_age", "session_messages"
+        "jitter", "lifetime", "max_attempts", "delay_notices", "smtp_port", "allow_private", "address_literals",
     ]
+    also override_deliver
+}
+
+/// Keys of `[deliver]` that a transport may have for itself (CFG-19).
+pub(super) const OVERRIDES: [&str; 17] = [
+    "dial_timeout",
+    "host_timeout",
+    "command_timeout",
+    "data_timeout",
+    "block_timeout",
+    "dot_timeout",
+    "quit_timeout",
+    "total_timeout",
+    "attempt_timeout",
+    "max_mx",
+    "max_addresses",
+    "family",
+    "without_8bitmime",
+    "pipelining",
+    "idle_session",
+    "session_age",
+    "session_messages",
+];
+
+/// Reads a key as `[deliver]` does.
+fn override_deliver(
+    table: &mut TransportTable,
+    key: &str,
+    value: &Spanned<DeValue<'_>>,
+) -> Option<Result<(), Fault>> {
+    let key = OVERRIDES.into_iter().find(|known| *known == key)?;
+    let mut scratch = Deliver::defaults();
+    let result = scratch.set(key, value)?;
+    if result.is_ok() {
+        let shown = scratch.show().into_iter().find(|(of, _)| of.key == key);
+        let text = shown.and_then(|(_, text)| text);
+        table.overrides.extend(text.map(|text| (key, text)));
+    }
+    Some(result)
+}
+
+/// `[deliver]` with these keys in place of its own.
+fn overridden(deliver: &Deliver, overrides: &[(&'static str, String)]) -> Deliver {
+    let mut deliver = deliver.clone();
+    for (key, text) in overrides {
+        let value = DeValue::parse(text).ok();
+        let read = value.and_then(|value| deliver.set(key, &value));
+        debug_assert!(matches!(read, Some(Ok(()))), "it was read before");
+    }
+    deliver
 }
 
 fn transport_name(name: &str) -> Result<(), String> {
@@ -288,7 +344,10 @@ impl TransportTable {
     ///
     /// # Errors
     /// The key at fault, and why.
-    pub(super) fn checked(&self) -> Result<Transport, (&'static str, &'static str)> {
+    pub(super) fn checked(
+        &self,
+        deliver: &Deliver,
+    ) -> Result<Transport, (&'static str, &'static str)> {
         let kind = match self.kind {
             KindWord::Relay | KindWord::Lmtp => TransportKind::Relay(Arc::new(self.relay()?)),
             _ => {
@@ -304,7 +363,7 @@ impl TransportTable {
             }
         };
         if self.kind != KindWord::Fail {
-            let defaults = <TransportTable as super::table::Table>::defaults();
+            let defaults = TransportTable::defaults();
             let given = [
                 ("code", self.code != defaults.code),
                 ("text", self.text != defaults.text),
@@ -324,6 +383,8 @@ impl TransportTable {
             helo: self.helo.clone(),
             source_addresses: self.source_addresses.clone(),
             proxy: self.proxy.clone(),
+            deliver: (!self.overrides.is_empty()).then(|| overridden(deliver, &self.overrides)),
+            overrides: self.overrides.clone(),
         };
         let connects = matches!(kind, TransportKind::Direct | TransportKind::Relay(_));
         if !connects && line != Line::default() {
@@ -408,7 +469,7 @@ impl TransportTable {
 
     /// Keys that mean nothing unless there are hosts.
     fn no_relay(&self) -> Result<(), (&'static str, &'static str)> {
-        let defaults = <TransportTable as super::table::Table>::defaults();
+        let defaults = TransportTable::defaults();
         let given = [
             ("hosts", self.hosts != defaults.hosts),
             ("order", self.order != defaults.order),
@@ -435,7 +496,7 @@ impl TransportTable {
 
 impl From<&Transport> for TransportTable {
     fn from(transport: &Transport) -> TransportTable {
-        let mut table = <TransportTable as super::table::Table>::defaults();
+        let mut table = TransportTable::defaults();
         table.name.clone_from(&transport.name);
         table.kind = match &transport.kind {
             TransportKind::Direct => KindWord::Direct,
@@ -469,6 +530,7 @@ impl From<&Transport> for TransportTable {
             table.helo.clone_from(&line.helo);
             table.source_addresses.clone_from(&line.source_addresses);
             table.proxy.clone_from(&line.proxy);
+            table.overrides.clone_from(&line.overrides);
         }
         table
     }

@@ -79,7 +79,6 @@ pub(super) enum After {
 /// Carries out the attempt. Every row is settled or given back when it returns.
 pub(super) fn attempt(parts: &Parts, running: &Running, warm: Option<Arc<[u8]>>) -> Left {
     let config = parts.live.get();
-    let end = Deadline::after(config.deliver.attempt_timeout.get());
     let rows: Vec<usize> = (0..running.rows.len()).collect();
     let stopped = |failure: Failure| {
         settle_all(parts, running, &rows, failure, &Arc::default());
@@ -100,6 +99,7 @@ pub(super) fn attempt(parts: &Parts, running: &Running, warm: Option<Arc<[u8]>>)
         }
         Err(unknown) => return stopped(unknown.into()),
     };
+    let end = Deadline::after(config.deliver_of(&line).attempt_timeout.get());
     running.at(Stage::Dns);
     if running.head.require_tls == RequireTls::No {
         // TLS-13
@@ -147,7 +147,7 @@ pub(super) fn attempt(parts: &Parts, running: &Running, warm: Option<Arc<[u8]>>)
     let mut attempt = Attempt {
         parts,
         running,
-        limits: Limits::of(&config.deliver),
+        limits: Limits::of(config.deliver_of(&line)),
         config,
         content,
         end,
@@ -303,7 +303,9 @@ impl Attempt<'_> {
         while !here.is_empty() {
             let reused = scene_before.reused || !first;
             // Whatever the limits are, a session carries one transaction, or dialling would never end.
-            if !std::mem::take(&mut first) && !session.may_carry_more(&self.config.deliver) {
+            if !std::mem::take(&mut first)
+                && !session.may_carry_more(self.config.deliver_of(&self.line))
+            {
                 return After::Full(session);
             }
             let limits = &session.capabilities().limits;
@@ -494,7 +496,7 @@ impl Attempt<'_> {
         let size = capabilities.size_limit.filter(|limit| *limit < head.size);
         let eight_bit = head.eight_bit
             && !capabilities.eight_bit_mime
-            && self.config.deliver.without_8bitmime == Without8BitMime::Fail;
+            && self.config.deliver_of(&self.line).without_8bitmime == Without8BitMime::Fail;
         let sender = head
             .reverse_path
             .mailbox()

@@ -18,7 +18,7 @@ use r2d2::{ManageConnection, NopErrorHandler, Pool, PooledConnection};
 use scheduled_thread_pool::ScheduledThreadPool;
 
 use super::session::Session;
-use crate::config::{Access, Config, Deliver};
+use crate::config::{Access, Deliver, Proxy};
 use crate::policy::plan::HostName;
 use crate::policy::tls::Conditions;
 
@@ -36,6 +36,8 @@ pub struct Key {
     pub tls: Conditions,
     /// Who we are there and whom we believe, where that is not what everybody else is and does.
     pub access: Option<Arc<Access>>,
+    /// The proxy on the way to it.
+    pub proxy: Option<Proxy>,
     /// Our source addresses.
     pub sources: Vec<IpAddr>,
     /// Our EHLO name.
@@ -102,8 +104,6 @@ struct Inner {
 
 struct State {
     pools: HashMap<Key, Entry>,
-    idle: Duration,
-    age: Duration,
     /// The job that closes idle sessions is scheduled.
     watched: bool,
     closed: bool,
@@ -112,6 +112,9 @@ struct State {
 struct Entry {
     pool: Pool<Slots>,
     used: Instant,
+    /// How long its sessions may wait for work, and live.
+    idle: Duration,
+    age: Duration,
 }
 
 impl Pools {
@@ -125,8 +128,6 @@ impl Pools {
             threads: Arc::new(threads),
             state: Mutex::new(State {
                 pools: HashMap::new(),
-                idle: Duration::from_secs(30),
-                age: Duration::from_secs(300),
                 watched: false,
                 closed: false,
             }),
@@ -135,16 +136,16 @@ impl Pools {
 
     /// A slot for a session to this host, with an idle session that will do if there is one: alive, young enough, and to
     /// one of `addresses`, which are those of the host now (DV-7). Waits up to `patience` when as many slots are taken
-    /// as the configuration allows connections; `None` then.
+    /// as there may be `connections`; `None` then.
     pub fn place(
         &self,
         key: &Key,
         addresses: &[IpAddr],
-        config: &Config,
+        connections: usize,
+        deliver: &Deliver,
         patience: Duration,
     ) -> Option<Place> {
-        let deliver = &config.deliver;
-        let most = u32::try_from(config.limits.connections.max(1)).unwrap_or(u32::MAX);
+        let most = u32::try_from(connections.max(1)).unwrap_or(u32::MAX);
         let pool = self.pool(key, most, deliver);
         let mut vacant = None;
         // Idle sessions that will do for somebody else; held until there is a slot, or they would be it.
@@ -213,12 +214,11 @@ impl Pools {
     fn pool(&self, key: &Key, most: u32, deliver: &Deliver) -> Pool<Slots> {
         let mut evicted = None;
         let mut state = self.0.lock();
-        state.idle = deliver.idle_session.get();
-        state.age = deliver.session_age.get();
+        let (idle, age) = (deliver.idle_session.get(), deliver.session_age.get());
         if let Some(entry) = state.pools.get_mut(key)
             && entry.pool.max_size() == most
         {
-            entry.used = Instant::now();
+            (entry.used, entry.idle, entry.age) = (Instant::now(), idle, age);
             return entry.pool.clone();
         }
         let pool = Pool::builder()
@@ -238,6 +238,8 @@ impl Pools {
         let entry = Entry {
             pool: pool.clone(),
             used: Instant::now(),
+            idle,
+            age,
         };
         // A pool of another size lives on in the hands of those who hold its slots.
         let replaced = state.pools.insert(key.clone(), entry);
@@ -269,7 +271,7 @@ impl Inner {
             inner.tidy();
         } else if !state.watched {
             state.watched = true;
-            let wait = tick(state.idle);
+            let wait = state.tick();
             drop(state);
             Inner::schedule(inner, wait);
         }
@@ -288,21 +290,30 @@ impl Inner {
 
     /// Closes sessions that have waited too long and removes unused pools. When to do so again, if anything is left.
     fn tidy(&self) -> Option<Duration> {
-        let (pools, idle, age) = {
+        let pools: Vec<_> = {
             let state = self.lock();
-            let pools: Vec<Pool<Slots>> = state.pools.values().map(|e| e.pool.clone()).collect();
-            (pools, state.idle, state.age)
+            let entries = state.pools.values();
+            entries.map(|e| (e.pool.clone(), e.idle, e.age)).collect()
         };
-        for pool in &pools {
-            close_idle(pool, |session| session.is_stale(idle, age));
+        for (pool, idle, age) in &pools {
+            close_idle(pool, |session| session.is_stale(*idle, *age));
         }
         drop(pools);
         let mut state = self.lock();
-        state
-            .pools
-            .retain(|_, entry| entry.pool.state().connections > 0 || entry.used.elapsed() < idle);
+        state.pools.retain(|_, entry| {
+            entry.pool.state().connections > 0 || entry.used.elapsed() < entry.idle
+        });
         state.watched = !state.pools.is_empty();
-        state.watched.then(|| tick(idle))
+        state.watched.then(|| state.tick())
+    }
+}
+
+impl State {
+    /// How often idle sessions are looked at: often enough to keep each `idle_session` in the eye of a peer.
+    fn tick(&self) -> Duration {
+        let idle = self.pools.values().map(|entry| entry.idle).min();
+        let idle = idle.unwrap_or(Duration::from_secs(30));
+        (idle / 4).clamp(Duration::from_millis(50), Duration::from_secs(5))
     }
 }
 
@@ -343,11 +354,6 @@ fn emptied(mut slot: PooledConnection<Slots>) -> PooledConnection<Slots> {
         session.drop_politely();
     }
     slot
-}
-
-/// How often idle sessions are looked at: often enough to keep `idle_session` in the eye of a peer.
-fn tick(idle: Duration) -> Duration {
-    (idle / 4).clamp(Duration::from_millis(50), Duration::from_secs(5))
 }
 
 /// Closes the idle sessions of a pool that `wanted` names.

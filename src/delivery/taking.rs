@@ -62,13 +62,14 @@ impl Attempt<'_> {
             }
         };
         scene.tls_policy = requirement.to_string();
-        let deliver = &self.config.deliver;
+        let deliver = self.config.deliver_of(&self.line);
         let helo = our_name(&self.config, &self.line);
         let key = Key {
             host: host.name.clone(),
             port: host.port,
             tls: requirement.conditions.clone(),
             access: self.relay.as_ref().and_then(|relay| relay.access.clone()),
+            proxy: self.line.as_ref().and_then(|line| line.proxy.clone()),
             sources: walk::sources(&self.line, deliver).to_vec(),
             helo: helo.to_string(),
         };
@@ -76,10 +77,11 @@ impl Attempt<'_> {
         let retried = !self.running.rows[0].dialled.is_empty();
         let mut usable = host.addresses.clone();
         usable.retain(|ip| !retried || ip.is_ipv4() == host.addresses[0].is_ipv4());
+        let most = self.config.limits.connections;
         let place = self
             .parts
             .pools
-            .place(&key, &usable, &self.config, SLOT_PATIENCE);
+            .place(&key, &usable, most, deliver, SLOT_PATIENCE);
         let Some(mut place) = place else {
             self.no_slot();
             return;
@@ -340,7 +342,7 @@ impl Attempt<'_> {
             };
             return walk.dial(&host, total);
         }
-        let deliver = &self.config.deliver;
+        let deliver = self.config.deliver_of(&self.line);
         let deadline = Deadline::after(deliver.dial_timeout.get()).min(total);
         let source = walk::sources(&self.line, deliver)
             .iter()
@@ -500,8 +502,16 @@ impl Attempt<'_> {
     }
 
     fn put_away(&self, session: Session, place: Place, shared: bool, quitting: &mut Vec<Session>) {
-        let more = session.may_carry_more(&self.config.deliver);
-        if shared && more && !self.config.deliver.idle_session.get().is_zero() {
+        let more = session.may_carry_more(self.config.deliver_of(&self.line));
+        if shared
+            && more
+            && !self
+                .config
+                .deliver_of(&self.line)
+                .idle_session
+                .get()
+                .is_zero()
+        {
             place.keep(session);
         } else {
             quitting.push(session);

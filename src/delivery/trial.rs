@@ -143,7 +143,9 @@ impl Asked<'_> {
         trial: &mut Trial,
     ) {
         let config = parts.live.get();
-        let limits = Limits::of(&config.deliver);
+        let line = way.line().cloned();
+        let deliver = config.deliver_of(&line);
+        let limits = Limits::of(deliver);
         let total = limits.total(0).min(self.end);
         let connection = match walk.dial(host, total) {
             Ok(connection) => connection,
@@ -157,7 +159,6 @@ impl Asked<'_> {
         );
         let implicit = self.relay.tls_at(host.port) == RelayTls::Implicit;
         let login = self.relay.login();
-        let line = way.line().cloned();
         let options = Options {
             helo: our_name(&config, &line).to_string(),
             starttls: match implicit {
@@ -165,7 +166,7 @@ impl Asked<'_> {
                 false => starttls(self.requirement),
             },
             helo_fallback: true,
-            pipelining: config.deliver.pipelining,
+            pipelining: deliver.pipelining,
             lmtp: self.relay.lmtp,
             credentials: login.map(|login| Arc::new(login.credentials())),
         };

@@ -16,6 +16,7 @@ use super::running::{Begun, Hung, Running};
 use super::session::Limits;
 use super::settle::{Happened, Scene, give_back, settle};
 use super::{Parts, Pools, Registry, Tools};
+use crate::config::Config;
 use crate::dispatch::Transaction;
 use crate::log::Line;
 use crate::net::deadline::Deadline;
@@ -66,13 +67,7 @@ impl Workers {
             .name("worker-watch".to_string())
             .spawn(move || {
                 while let Err(RecvTimeoutError::Timeout) = over.recv_timeout(crew::PACE) {
-                    let deliver = &parts.live.get().deliver;
-                    let limit = deliver
-                        .attempt_timeout
-                        .get()
-                        .saturating_add(deliver.total_timeout.get())
-                        .saturating_add(deliver.dot_timeout.get())
-                        .saturating_add(SLACK);
+                    let limit = longest(&parts.live.get()).saturating_add(SLACK);
                     give_up(&parts, &crew, limit);
                     crew.look();
                 }
@@ -136,6 +131,22 @@ impl Workers {
             .take();
         self.parts.pools.close();
     }
+}
+
+/// The longest that the limits of any transport permit.
+fn longest(config: &Config) -> Duration {
+    let own = config.transport.iter().filter_map(|transport| {
+        let line = transport.line.as_ref()?;
+        line.deliver.as_ref()
+    });
+    let limits = own.chain([&config.deliver]).map(|deliver| {
+        deliver
+            .attempt_timeout
+            .get()
+            .saturating_add(deliver.total_timeout.get())
+            .saturating_add(deliver.dot_timeout.get())
+    });
+    limits.max().unwrap_or_default()
 }
 
 /// Gives up transactions whose worker has not got on for `limit`: their recipients are settled, their slots are freed, and

@@ -209,11 +209,11 @@ impl Walk {
     pub fn dial(&mut self, host: &ReadyHost, until: Deadline) -> Result<Connection, Failure> {
         let began = Instant::now();
         if let HostName::Unix(path) = &host.name {
-            let deadline = Deadline::after(self.config.deliver.dial_timeout.get());
+            let deadline = Deadline::after(self.config.deliver_of(&self.line).dial_timeout.get());
             return dial::dial_unix(path, deadline.min(self.deadline).min(until));
         }
         let via = self.via(until)?;
-        let deliver = &self.config.deliver;
+        let deliver = self.config.deliver_of(&self.line);
         let room = deliver.max_addresses.saturating_sub(self.dialled.len());
         let addresses = &host.addresses[..host.addresses.len().min(room)];
         let dialled = &mut self.dialled;
@@ -352,7 +352,7 @@ impl Walk {
     }
 
     fn limit_reached(&self) -> Option<Reason> {
-        let deliver = &self.config.deliver;
+        let deliver = self.config.deliver_of(&self.line);
         if self.deadline.is_over() {
             Some(Reason::OutOfTime)
         } else if self.hosts_given >= deliver.max_mx {
@@ -386,7 +386,7 @@ impl Walk {
             return;
         }
         let best = self.plan.hosts[0].preference;
-        let room = self.config.deliver.max_mx - self.hosts_given;
+        let room = self.config.deliver_of(&self.line).max_mx - self.hosts_given;
         let equals: Vec<Host> = self
             .plan
             .hosts
@@ -436,7 +436,8 @@ impl Walk {
     /// Asks for the host's addresses within `host_timeout`.
     fn look_up(&self, host: &Host) -> LookedUp {
         let began = Instant::now();
-        let deadline = Deadline::after(self.config.deliver.host_timeout.get()).min(self.deadline);
+        let deadline = Deadline::after(self.config.deliver_of(&self.line).host_timeout.get())
+            .min(self.deadline);
         let mut looked_up = LookedUp::nothing();
         looked_up.addresses = match &host.name {
             HostName::Ip(ip) => Addresses::Some(vec![*ip]),
@@ -462,7 +463,7 @@ impl Walk {
         looked_up: &mut LookedUp,
     ) -> Addresses {
         let resolver = self.network.resolver();
-        let families: &[IpFamily] = match self.config.deliver.family {
+        let families: &[IpFamily] = match self.config.deliver_of(&self.line).family {
             Family::Only4 => &[IpFamily::V4],
             Family::Only6 => &[IpFamily::V6],
             _ => &[IpFamily::V4, IpFamily::V6],
@@ -475,7 +476,8 @@ impl Walk {
                 deadline
             } else {
                 // A family that DNS is silent about must not use up the time of the one that is known (DV-7).
-                Deadline::after(self.config.deliver.host_timeout.get() / 4).min(deadline)
+                Deadline::after(self.config.deliver_of(&self.line).host_timeout.get() / 4)
+                    .min(deadline)
             };
             match resolver.addresses(name, *family, deadline) {
                 Ok(answer) if answer.cnames > most_cnames => {
@@ -544,7 +546,7 @@ impl Walk {
             &name,
             &found,
             &Rules {
-                family: self.config.deliver.family,
+                family: self.config.deliver_of(&self.line).family,
                 checked: host.checked && !self.config.deliver.allow_private,
                 dialled: &self.dialled_before,
                 seed: self.seed,
@@ -558,7 +560,7 @@ impl Walk {
         }
         self.host_time = self
             .config
-            .deliver
+            .deliver_of(&self.line)
             .host_timeout
             .get()
             .saturating_sub(looked_up.took);

@@ -1,8 +1,9 @@
 //! Several hosts, and from where they are dialled.
 
+use std::path::Path;
 use std::sync::Arc;
 
-use posthaste::config::{HostOrder, Line, RelayTls};
+use posthaste::config::{Config, HostOrder, Line, RelayTls};
 use posthaste::smtp::address::Domain;
 use posthaste::store::State;
 
@@ -119,7 +120,7 @@ fn a_transport_has_its_own_name_and_addresses() {
         config.transport[0].line = Some(Arc::new(Line {
             helo: Some(Domain::parse("out.here.test").unwrap()),
             source_addresses: vec!["127.0.0.7".parse().unwrap()],
-            proxy: None,
+            ..Line::default()
         }));
     });
     let id = bench.send(letter(BOB));
@@ -130,6 +131,37 @@ fn a_transport_has_its_own_name_and_addresses() {
         Some("127.0.0.7".parse().unwrap())
     );
     assert_eq!(mx.sessions()[0].commands[0], "EHLO out.here.test");
+}
+
+// CFG-19, CL-24
+#[test]
+fn a_transport_has_limits_of_its_own_and_the_others_keep_theirs() {
+    let mx = Mx::start(Script::new());
+    let mut bench = bench(&[&mx], |relay| relay.tls = Some(RelayTls::None));
+    let text = "hostname = \"here.test\"\n[deliver]\nquit_timeout = \"7s\"\n[[transport]]\nname = \"own\"\n\
+                kind = \"direct\"\nsession_messages = 1\nidle_session = \"1m\"\n";
+    let read = Config::parse(text, Path::new("f")).unwrap();
+    let own = read.transport[0].line.clone().unwrap();
+    let deliver = own.deliver.as_ref().unwrap();
+    assert_eq!(deliver.quit_timeout, read.deliver.quit_timeout);
+    assert_eq!(
+        (deliver.session_messages, read.deliver.session_messages),
+        (1, 100)
+    );
+    bench.change(|config| {
+        let mut own = Line::clone(&own);
+        // Only what it says for itself.
+        let deliver = own.deliver.as_mut().unwrap();
+        deliver
+            .source_addresses
+            .clone_from(&config.deliver.source_addresses);
+        config.transport[0].line = Some(Arc::new(own));
+    });
+    for _ in 0..3 {
+        bench.send(letter(BOB));
+    }
+    bench.finish();
+    assert_eq!(mx.connections(), 3, "one message for each session");
 }
 
 // RO-8, DNS-3

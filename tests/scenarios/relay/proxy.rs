@@ -94,8 +94,8 @@ fn through(mx: &Mx, proxy: Proxy) -> Bench {
     bench.change(|config| {
         config.transport[0].line = Some(Arc::new(Line {
             helo: Some(Domain::parse("hidden.test").unwrap()),
-            source_addresses: Vec::new(),
             proxy: Some(proxy),
+            ..Line::default()
         }));
     });
     bench
