@@ -15,11 +15,11 @@ use crate::clock::Timestamp;
 use crate::store::DestinationKey;
 
 /// Longest wait; over it the mail goes the long way.
-pub(super) const PATIENCE: Duration = Duration::from_millis(20);
+pub(super) const PATIENCE: Duration = Duration::from_millis(60);
 
 /// Slots that came back are counted per span of this many milliseconds: who is behind no more others than came back in
 /// one of them will wait about as long.
-const SPAN: i64 = 10;
+const SPAN: i64 = 50;
 
 /// Destinations whose pace is remembered (PRC-8).
 const MOST_LINES: usize = 1024;
