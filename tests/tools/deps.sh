@@ -27,6 +27,7 @@ want sasl2-bin saslpasswd2
 [ -e "$(echo /usr/lib/*/sasl2/libscram.so)" ] || lacking+=(libsasl2-modules)
 want dovecot-core dovecot
 want microsocks microsocks
+[ -e "$(echo /usr/lib/*/libgsasl.so.18)" ] || lacking+=(libgsasl18)
 want mandoc mandoc
 want procps ps
 # A validating resolver and a signed zone: tests/peers/dane.sh and danefront.sh.
