@@ -16,7 +16,7 @@ use posthaste::clock::{Clock, Timestamp};
 use posthaste::message::dkim::{Outcome, SigningKey, Verifier};
 use posthaste::smtp::address::Domain;
 
-use crate::support::daemon::{self, Process, TestDaemon};
+use crate::support::daemon::{self, Process, Smtp, TestDaemon};
 use crate::support::dns::{DnsServer, Fault};
 use crate::support::mx::{At, Mx, Script, reply};
 use crate::support::queue::TempDir;
@@ -139,6 +139,38 @@ fn mail_of_a_domain_with_keys_arrives_with_a_good_signature_of_each() {
             .unwrap()
             .contains("DKIM-Signature")
     );
+}
+
+// MSG-7, IN-4: what is signed is what leaves
+#[test]
+fn bare_line_feeds_and_stuffed_dots_do_not_break_a_signature() {
+    let dir = Arc::new(TempDir::new());
+    let key = ed25519();
+    let tables = table("s", &write_key(dir.path(), "key", &key, 0o600));
+    let mx = Mx::start(Script::new());
+    let clock = Clock::system();
+    let more = format!("{tables}{}", through(&mx));
+    let daemon = TestDaemon::start_in(dir, clock.clone(), &more).unwrap();
+    for content in [
+        "From: ann@here.example\nSubject: a\n b\n\nx \n..\n\r\n...y\n.\r\n",
+        "From: ann@here.example\r\n\r\n",
+        "From: ann@here.example\r\n",
+    ] {
+        let mut smtp = Smtp::connect(daemon.smtp());
+        for line in ["EHLO x", "MAIL FROM:<>", "RCPT TO:<bob@dest.example>"] {
+            assert!(smtp.say(line).starts_with("250"), "{line}");
+        }
+        assert!(smtp.say("DATA").starts_with("354"));
+        smtp.send(content);
+        let answer = smtp.say(".");
+        assert!(answer.starts_with("250"), "{answer}");
+        let seen = mx.next_transaction();
+        assert_eq!(
+            judged(&seen.content, &[("s", &key)], clock.now()),
+            [pass("s")],
+            "{content:?}"
+        );
+    }
 }
 
 // MSG-7, DSN-10

@@ -80,7 +80,8 @@ fn unix(path: &Path, who: &'static str) -> Heard {
     let (sender, heard) = unbounded();
     thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
-            session(stream, &sender, who);
+            let sender = sender.clone();
+            thread::spawn(move || session(stream, &sender, who));
         }
     });
     heard
@@ -155,6 +156,17 @@ fn each_recipient_is_settled_by_its_own_reply_after_the_dot() {
     assert!(!waits.contains("doubt="), "{waits}");
     assert_eq!(daemon.control("drop all\n"), ["OK 1"]);
     queue_is_empty(&daemon);
+    // RO-16
+    let tried = daemon.control("transports test=store\n").join("\n");
+    assert!(
+        tried.contains("host=unix:") && !tried.contains("0.0.0.0"),
+        "{tried}"
+    );
+    for step in ["connect", "greeting", "ehlo", "noop", "quit"] {
+        assert!(tried.contains(&format!("step={step} result=ok")), "{tried}");
+    }
+    let listed = daemon.control("transports\n").join("\n");
+    assert!(listed.contains("kind=lmtp"), "{listed}");
 }
 
 // RO-14, CL-24, OBS-1
@@ -199,7 +211,8 @@ fn lmtp_over_tcp_and_a_socket_that_is_not_there() {
     let (sender, heard) = unbounded();
     thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
-            session(stream, &sender, "store");
+            let sender = sender.clone();
+            thread::spawn(move || session(stream, &sender, "store"));
         }
     });
     let dir = Arc::new(TempDir::new());

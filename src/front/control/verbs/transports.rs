@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Call;
-use crate::config::{Transport, TransportKind};
+use crate::config::{RelayHost, Transport, TransportKind};
 use crate::delivery::Trial;
 use crate::front::control::filter::Args;
 use crate::front::control::output::{Code, Done, Record, Reply, Stop};
@@ -55,9 +55,14 @@ fn about(call: &Call<'_>, transport: &Transport) -> Record {
     let hosts: Vec<String> = relay
         .hosts
         .iter()
-        .map(|(host, port)| format!("{host}:{port}"))
+        .map(|(host, port)| match host {
+            RelayHost::Unix(_) => host.to_string(),
+            host => format!("{host}:{port}"),
+        })
         .collect();
-    let record = record.text("kind", "relay").text("hosts", hosts.join(","));
+    let record = record
+        .text("kind", transport.kind.word())
+        .text("hosts", hosts.join(","));
     match call.control.host.dead(&named_destination(&transport.name)) {
         None => record.text("state", "ok"),
         Some(dead) => record
