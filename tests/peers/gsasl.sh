@@ -24,7 +24,8 @@ relay() {
   {
     cat "$D/before.toml"
     printf '\n[[transport]]\nname = "out"\nkind = "relay"\nca_file = "%s/ca.pem"\nhosts = ["smart.test:%s"]\n' "$D" "$port"
-    printf 'user = "we=,"\npassword = "open sesame"\n'
+    # Not as it is written to the server, and the same by SASLprep.
+    printf 'user = "we=,"\npassword = "o\\u0308pen  sésame"\n'
     printf '%s\n' "$@"
     printf '\n[[route]]\ntransport = "out"\n'
   } >"$D/posthaste.toml"
@@ -49,8 +50,8 @@ serve() {
   until_true 10 port_open 127.0.0.3 "$port" || die "the server did not start: $(cat "$D/gsasl.err")"
 }
 old=$(free_port) new=$(free_port) wrong=$(free_port)
-serve "$old" 1.2 "open sesame"
-serve "$new" 1.3 "open sesame"
+serve "$old" 1.2 "öpen  sésame"
+serve "$new" 1.3 "öpen  sésame"
 serve "$wrong" 1.3 "something else"
 relay "$new"
 daemon_start

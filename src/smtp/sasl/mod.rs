@@ -3,6 +3,7 @@
 //! Mechanisms are tried in the order of [`choose`], once: whoever refuses the best that both sides have refuses us, and
 //! is not offered the password in a weaker form (RO-7, RO-8).
 
+mod prep;
 mod scram;
 
 use openssl::hash::MessageDigest;

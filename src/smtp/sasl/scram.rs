@@ -5,6 +5,7 @@ use openssl::hash::{MessageDigest, hash};
 use openssl::memcmp;
 use openssl::pkcs5::pbkdf2_hmac;
 
+use super::prep::prepared;
 use super::{Binding, hmac};
 
 /// RFC 5802 §5.1 and RFC 7677 §4 ask for this much at least. Less makes what a false peer sees easy to guess from.
@@ -77,8 +78,8 @@ impl Scram {
         Scram {
             hash,
             // RFC 5802 §5.1: the two that the syntax needs.
-            user: user.replace('=', "=3D").replace(',', "=2C"),
-            password: password.to_string(),
+            user: prepared(user).replace('=', "=3D").replace(',', "=2C"),
+            password: prepared(password),
             header,
             binding,
             nonce: nonce.to_string(),
