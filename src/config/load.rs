@@ -18,8 +18,7 @@ use crate::smtp::address::Domain;
 pub const DEFAULT_PATH: &str = "/etc/posthaste/posthaste.toml";
 
 /// Tables that are decided but that this version does not know yet: refused, never ignored.
-const LATER: [&str; 11] = [
-    "limit",
+const LATER: [&str; 10] = [
     "http",
     "groups",
     "caller",
@@ -169,6 +168,7 @@ impl Reader<'_> {
                 "deliver" => self.table(value, &mut config.deliver),
                 "dns" => self.table(value, &mut config.dns),
                 "limits" => self.table(value, &mut config.limits),
+                "limit" => config.limit = self.array(value).unwrap_or_default(),
                 "dsn" => self.table(value, &mut config.dsn),
                 "dkim" => config.dkim = self.array(value).unwrap_or_default(),
                 "tls" => self.table(value, &mut config.tls),
@@ -677,7 +677,6 @@ mod tests {
     fn what_this_version_cannot_do_is_refused_with_those_words() {
         for text in [
             "[http]\naddress = \"127.0.0.1:80\"",
-            "[[limit]]\ndestinations = [\"*\"]",
             "[limits]\nrate = \"1/1m\"",
             "[control]\ntcp = \"127.0.0.1:2500\"",
             "[[listen]]\naddress = \"127.0.0.1:1\"\nrole = \"submission\"",

@@ -37,7 +37,7 @@ pub use dkim::Dkim;
 pub use dns::{Dns, Server};
 pub use dsn::Dsn;
 pub use intake::Intake;
-pub use limits::Limits;
+pub use limits::{Limit, Limits};
 pub use listen::{BareNewline, EarlyTalk, Listen, ListenAddress, ListenAuth, ListenTls, Role};
 pub use load::{ConfigError, DEFAULT_PATH};
 pub use logging::{LogFormat, LogTable, LogTo};
@@ -105,8 +105,10 @@ table! {
         tls: Tls = Tls::defaults();
         /// `[[tls_policy]]`
         tls_policy: Vec<TlsPolicy> = Vec::new();
-        /// `[limits]`, as far as core dispatch needs it
+        /// `[limits]`
         limits: Limits = Limits::defaults();
+        /// `[[limit]]`
+        limit: Vec<Limit> = Vec::new();
         /// `[dsn]`
         dsn: Dsn = Dsn::defaults();
         /// `[[dkim]]`
@@ -221,6 +223,7 @@ pub fn settings() -> Vec<Setting> {
     let config = Config::defaults();
     let transport = TransportTable::defaults();
     let route = Route::defaults();
+    let limit = Limit::defaults();
     let listen = Listen::defaults();
     let tls_policy = TlsPolicy::defaults();
     let dkim = Dkim::defaults();
@@ -235,6 +238,7 @@ pub fn settings() -> Vec<Setting> {
         config.deliver.show(),
         config.dns.show(),
         config.limits.show(),
+        limit.show(),
         config.dsn.show(),
         dkim.show(),
         config.tls.show(),

@@ -22,6 +22,9 @@ impl Config {
         table(&mut out, &self.deliver);
         table(&mut out, &self.dns);
         table(&mut out, &self.limits);
+        for limit in &self.limit {
+            table(&mut out, limit);
+        }
         table(&mut out, &self.dsn);
         for dkim in &self.dkim {
             table(&mut out, dkim);
@@ -75,6 +78,9 @@ impl Config {
         };
         repeated("listen", &|out| {
             self.listen.iter().for_each(|each| table(out, each))
+        });
+        repeated("limit", &|out| {
+            self.limit.iter().for_each(|each| table(out, each))
         });
         repeated("dkim", &|out| {
             self.dkim.iter().for_each(|each| table(out, each))

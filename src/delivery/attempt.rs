@@ -11,7 +11,7 @@ use super::running::Running;
 use super::session::{Limits, Session};
 use super::settle::{Accepted, Happened, Scene, settle};
 use crate::config::{Config, Line, Relay, TransportKind, Without8BitMime};
-use crate::dispatch::Feedback;
+use crate::dispatch::{Feedback, PushBack};
 use crate::message::RequireTls;
 use crate::metrics::RequireTlsResult;
 use crate::net::deadline::Deadline;
@@ -564,18 +564,11 @@ impl Attempt<'_> {
     }
 
     fn note_push_back(&mut self, failure: &Failure) {
-        let asks = match failure.code {
-            None => failure.stage == Stage::Connect,
-            Some(code) => {
-                code.get() == 421 || (code.is_transient() && failure.status.subject() == 7)
-            }
-        };
-        if asks {
-            let code = failure
-                .code
-                .map(|code| format!("{code} "))
-                .unwrap_or_default();
-            self.feedback.push_back = Some(format!("{code}{}", failure.text));
+        if asks_for_less(failure) {
+            self.feedback.push_back = Some(PushBack {
+                text: words(failure),
+                unreached: failure.code.is_none(),
+            });
         }
     }
 
@@ -627,6 +620,28 @@ impl Attempt<'_> {
 /// The dot may be out: whatever happened, there is no second try in this attempt.
 fn after_dot(why: &Break) -> bool {
     why.command() == crate::smtp::client::Command::Dot
+}
+
+/// Whether a failure asks for fewer connections (SC-5). A 4.7.x to the envelope may be about anything, greylisting first of
+/// all, unless it speaks of a rate.
+fn asks_for_less(failure: &Failure) -> bool {
+    let Some(code) = failure.code else {
+        return failure.stage == Stage::Connect;
+    };
+    if code.get() == 421 {
+        return true;
+    }
+    let text = failure.text.to_ascii_lowercase();
+    let too_many = text.contains("too many") && text.contains("connections");
+    let early = matches!(
+        failure.stage,
+        Stage::Connect | Stage::Greeting | Stage::Ehlo | Stage::Mail
+    );
+    let rate = [
+        "rate", "too many", "too much", "too fast", "throttl", "limit",
+    ];
+    let rate = || rate.iter().any(|word| text.contains(word));
+    code.is_transient() && (too_many || failure.status.subject() == 7 && (early || rate()))
 }
 
 /// The words of a failure before MAIL that speaks against the destination (SC-7): not what is our own fault, what only

@@ -19,6 +19,7 @@ use crate::net::dial::{Connection, NO_ADDRESS};
 use crate::net::stream::Stream;
 use crate::net::walk::{self, ReadyHost, Walk};
 use crate::policy::failure::{Failure, Scope, Stage, TlsLevel};
+use crate::policy::limit::most_connections;
 use crate::policy::retry::REPORT_CALLER;
 use crate::policy::tls::facts::{DaneFacts, StsMode};
 use crate::policy::tls::report::{self, Applied, Seen};
@@ -77,7 +78,7 @@ impl Attempt<'_> {
         let retried = !self.running.rows[0].dialled.is_empty();
         let mut usable = host.addresses.clone();
         usable.retain(|ip| !retried || ip.is_ipv4() == host.addresses[0].is_ipv4());
-        let most = self.config.limits.connections;
+        let most = most_connections(&self.config);
         let place = self
             .parts
             .pools

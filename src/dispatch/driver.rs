@@ -16,6 +16,7 @@ use super::turns::Pick;
 use crate::clock::Timestamp;
 use crate::heap;
 use crate::log::Line;
+use crate::policy::limit::limits;
 use crate::policy::retry::{Lifetimes, Terms, longest_wait};
 use crate::store::{ClaimAction, ClaimRequest, DueRecipient, StoreError};
 
@@ -341,7 +342,7 @@ fn gather(
     slots: usize,
     mut read: impl FnMut(usize) -> Result<Vec<DueRecipient>, StoreError>,
 ) -> Result<Batch, StoreError> {
-    let recipients = blocks.config().limits.recipients.max(1);
+    let recipients = limits(blocks.config(), &pick.key).recipients;
     let grouping = Grouping {
         blocks,
         destination: &pick.key,

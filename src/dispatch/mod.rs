@@ -18,10 +18,11 @@ pub mod schedule;
 mod shared;
 pub mod turns;
 pub mod watchdog;
+pub mod windows;
 #[cfg(test)]
 mod world;
 
-pub use permit::{Feedback, Permit, Transaction};
+pub use permit::{Feedback, Permit, PushBack, Transaction};
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -78,8 +79,8 @@ pub struct DestinationSnapshot {
     pub in_flight: usize,
     /// Whether it has due mail that waits for a slot.
     pub waits: bool,
-    /// What it last said to be given fewer connections, since it became active.
-    pub push_back: Option<String>,
+    /// How many it may have.
+    pub window: usize,
 }
 
 /// A handle on the dispatcher; cheap to clone.

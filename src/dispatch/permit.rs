@@ -90,6 +90,15 @@ pub struct Feedback {
     pub strike: Option<String>,
     /// The transport is broken: nothing can be done through it before an operator mends it (RO-8); why.
     pub broken: Option<String>,
-    /// The reply or error that asks for fewer connections: connection failure, 421, 4.7.x.
-    pub push_back: Option<String>,
+    /// What asks for fewer connections (SC-5).
+    pub push_back: Option<PushBack>,
+}
+
+/// Something that asks for fewer connections: a connection failure, 421, "too many connections", 4.7.x.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PushBack {
+    /// The reply or the error.
+    pub text: String,
+    /// Nobody answered, so it says nothing about how many would be let in.
+    pub unreached: bool,
 }

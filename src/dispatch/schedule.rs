@@ -12,6 +12,7 @@ use super::dead::{Dead, News};
 use super::permit::Feedback;
 use super::scan::{PAGE, Read, Scan};
 use super::turns::{Active, Left, MOST_WAITING, Pick, Turns};
+use super::windows::{Learned, Windows};
 use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::store::{DestinationKey, DueDestination};
@@ -70,6 +71,8 @@ pub struct Schedule {
     progress: u64,
     /// Who died or lives again, not yet told.
     news: Vec<(DestinationKey, News)>,
+    /// Whose window changed so that the store should know.
+    lessons: Vec<DestinationKey>,
 }
 
 impl Schedule {
@@ -81,7 +84,7 @@ impl Schedule {
     /// The same with a line of another length.
     pub fn with_line(workers: usize, config: Arc<Config>, most_waiting: usize) -> Schedule {
         Schedule {
-            turns: Turns::new(workers, config.limits.connections, most_waiting),
+            turns: Turns::new(workers, Windows::new(Arc::clone(&config)), most_waiting),
             scan: Scan::default(),
             dead: Dead::new(first_interval(&config)),
             blocks: Arc::new(Blocks::new(config, Vec::new(), Timestamp::default())),
@@ -92,6 +95,7 @@ impl Schedule {
             latest: Timestamp::default(),
             progress: 0,
             news: Vec::new(),
+            lessons: Vec::new(),
         }
     }
 
@@ -163,6 +167,7 @@ impl Schedule {
             } else {
                 self.dead.probe(&key);
                 self.turns.offer(&key); // the line is not full
+                self.turns.widen(&key);
             }
         }
     }
@@ -195,7 +200,7 @@ impl Schedule {
             self.dead.set_longest(first, now);
         }
         self.blocks = Arc::new(blocks);
-        self.turns.set_window(self.window());
+        self.turns.set_config(self.blocks.config());
         for key in self.turns.line() {
             if self.blocks.group(&key).is_some() {
                 self.turns.forget(&key);
@@ -222,9 +227,14 @@ impl Schedule {
         self.reload();
     }
 
-    /// Most connections that a destination may have at once.
-    pub fn connections(&self) -> usize {
-        self.window()
+    /// Most connections that a destination may have now (SC-5).
+    pub fn window_of(&self, key: &DestinationKey) -> usize {
+        self.turns.window_of(key)
+    }
+
+    /// What was learned of a destination.
+    pub fn learned(&self, key: &DestinationKey) -> Option<Learned> {
+        self.turns.windows().get(key)
     }
 
     /// What is blocked now.
@@ -267,7 +277,7 @@ impl Schedule {
     }
 
     /// A slot comes back, with what was learned of the destination. `true`: it is dead from now on (SC-7), and what was
-    /// claimed ahead is to be given back. Windows that learn (SC-5) will begin here too.
+    /// claimed ahead is to be given back.
     pub fn release(
         &mut self,
         key: &DestinationKey,
@@ -283,7 +293,9 @@ impl Schedule {
             ),
             None => (false, None, None),
         };
-        self.turns.release(key, feedback, now);
+        if self.turns.release(key, feedback.as_ref(), now) {
+            self.lessons.push(key.clone());
+        }
         if reached {
             self.revive(key, now);
             return false;
@@ -304,6 +316,9 @@ impl Schedule {
     /// It lives, and all that has waited goes. Whether it was dead.
     pub fn revive(&mut self, key: &DestinationKey, now: Timestamp) -> bool {
         let (was_dead, news) = self.dead.reached(key, now);
+        if was_dead && self.turns.revive(key, news.is_some()) {
+            self.lessons.push(key.clone());
+        }
         if was_dead {
             self.due(key, now, now);
         }
@@ -314,6 +329,16 @@ impl Schedule {
     /// Who died or lives again since this was asked last.
     pub fn news(&mut self) -> Vec<(DestinationKey, News)> {
         std::mem::take(&mut self.news)
+    }
+
+    /// Windows that a refusal made smaller, or that are at their limit again (SC-6), since this was asked last.
+    pub fn lessons(&mut self) -> Vec<(DestinationKey, Option<Learned>)> {
+        let keys = std::mem::take(&mut self.lessons);
+        let lesson = |key: DestinationKey| {
+            let learned = self.turns.windows().get(&key);
+            (key, learned.filter(|learned| learned.cause.is_some()))
+        };
+        keys.into_iter().map(lesson).collect()
     }
 
     /// As long as something is under way it may succeed: a peer that merely has connections enough is not dead.
@@ -476,10 +501,6 @@ impl Schedule {
             picks.push(pick);
         }
         picks
-    }
-
-    fn window(&self) -> usize {
-        self.blocks.config().limits.connections.max(1)
     }
 }
 

@@ -14,6 +14,7 @@ use super::anteroom::{Anteroom, PATIENCE};
 use super::dead::News;
 use super::permit::{Feedback, Permit, Transaction};
 use super::schedule::Schedule;
+use super::windows::Learned;
 use super::{DestinationSnapshot, Snapshot, Wake};
 use crate::clock::{Clock, Timestamp};
 use crate::config::Live;
@@ -72,22 +73,29 @@ impl State {
         }
     }
 
-    /// A connection has come back: the next transaction that is ready gets it.
-    fn hand_on(&mut self, destination: &DestinationKey) -> Option<Transaction> {
-        let connections = self.schedule.connections();
-        let lane = self.lanes.get_mut(destination)?;
-        if lane.running > connections {
-            // The limit was lowered.
-            self.left(destination);
-            return None;
-        }
-        match lane.ready.pop_front() {
-            Some(next) => self.put(next),
-            None => {
-                self.left(destination);
-                None
+    /// A connection has come back: the next transaction that is ready gets it, or more of them if the window has grown,
+    /// or none if it is smaller now. What cannot be handed on comes back.
+    fn hand_on(&mut self, destination: &DestinationKey) -> Vec<Transaction> {
+        let window = self.schedule.window_of(destination);
+        let mut refused = Vec::new();
+        let Some(lane) = self.lanes.get_mut(destination) else {
+            return refused;
+        };
+        lane.running = lane.running.saturating_sub(1);
+        while let Some(lane) = self.lanes.get_mut(destination) {
+            if lane.running >= window {
+                break;
             }
+            let Some(next) = lane.ready.pop_front() else {
+                if lane.running == 0 {
+                    self.lanes.remove(destination);
+                }
+                break;
+            };
+            lane.running += 1;
+            refused.extend(self.put(next));
         }
+        refused
     }
 
     fn left(&mut self, destination: &DestinationKey) {
@@ -206,6 +214,7 @@ impl Shared {
             refused.extend(state.hand_on(destination));
         }
         let news = state.schedule.news();
+        let lessons = state.schedule.lessons();
         let seat = state.anteroom.came_back(destination, now);
         let called = seat.filter(|_| state.schedule.reserve(destination, now));
         if called.is_some() {
@@ -217,6 +226,7 @@ impl Shared {
             seat.call(Permit::new(self, destination));
         }
         tell(&news);
+        tell_lessons(&lessons);
         self.unclaim(refused);
     }
 
@@ -226,14 +236,14 @@ impl Shared {
         state: &mut State,
         transactions: impl IntoIterator<Item = Transaction>,
     ) -> Vec<Transaction> {
-        let connections = state.schedule.connections();
         let mut refused = Vec::new();
         for transaction in transactions {
+            let window = state.schedule.window_of(&transaction.destination);
             let lane = state
                 .lanes
                 .entry(transaction.destination.clone())
                 .or_default();
-            if lane.running < connections {
+            if lane.running < window {
                 lane.running += 1;
                 refused.extend(state.put(transaction));
             } else if state.out.is_some() {
@@ -297,7 +307,7 @@ impl Shared {
                 key: active.key.clone(),
                 in_flight: active.in_flight,
                 waits: active.waits,
-                push_back: active.push_back.map(str::to_owned),
+                window: active.window,
             })
             .collect();
         let blocks = Arc::clone(state.schedule.blocks());
@@ -319,6 +329,21 @@ impl Shared {
         {
             state.asleep = None;
             let _ = self.bell.try_send(()); // full: it rings already
+        }
+    }
+}
+
+/// SC-5: what made a window smaller.
+fn tell_lessons(lessons: &[(DestinationKey, Option<Learned>)]) {
+    for (destination, learned) in lessons {
+        if let Some(learned) = learned
+            && let Some(cause) = &learned.cause
+        {
+            Line::new("destination-slowed")
+                .key("destination", destination)
+                .num("window", learned.size as i64)
+                .peer("text", &cause.text)
+                .info();
         }
     }
 }

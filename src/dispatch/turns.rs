@@ -6,10 +6,13 @@
 //! hide nobody. The line is bounded: what does not fit is found again in the store.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use super::dead::Probe;
 use super::permit::Feedback;
+use super::windows::Windows;
 use crate::clock::Timestamp;
+use crate::config::Config;
 use crate::policy::limit::{Standing, half, room};
 use crate::store::DestinationKey;
 
@@ -52,18 +55,42 @@ pub struct Active<'a> {
     pub in_flight: usize,
     /// Whether it has due mail that waits.
     pub waits: bool,
-    /// What it last said to be given fewer connections.
-    pub push_back: Option<&'a str>,
+    /// How many it may have.
+    pub window: usize,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Entry {
     in_flight: usize,
+    /// As [`Windows`] has it, unless [`Turns::widen`].
+    window: usize,
+    wide: bool,
     place: Place,
     pace: Pace,
-    push_back: Option<String>,
     /// Mail came due while it was being served.
     dirty: bool,
+}
+
+impl Entry {
+    fn new(window: usize) -> Entry {
+        Entry {
+            in_flight: 0,
+            window,
+            wide: false,
+            place: Place::Idle,
+            pace: Pace::default(),
+            dirty: false,
+        }
+    }
+
+    /// A quick destination may have as much again claimed ahead, so that there is something for each connection in the
+    /// moment it comes back, and claims are made by the dozen.
+    fn with_ahead(&self) -> usize {
+        match self.pace.is_quick() {
+            true => self.window.saturating_mul(2),
+            false => self.window,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -111,7 +138,7 @@ impl Pace {
 #[derive(Debug)]
 pub struct Turns {
     workers: usize,
-    window: usize,
+    windows: Windows,
     most_waiting: usize,
     in_flight: usize,
     /// Destinations handed out by [`Turns::serve`] and not yet answered for.
@@ -125,10 +152,10 @@ pub struct Turns {
 
 impl Turns {
     /// Nobody is active. At most `most_waiting` destinations wait in the line ([`MOST_WAITING`]).
-    pub fn new(workers: usize, window: usize, most_waiting: usize) -> Turns {
+    pub fn new(workers: usize, windows: Windows, most_waiting: usize) -> Turns {
         Turns {
             workers: workers.max(1),
-            window: window.max(1),
+            windows,
             most_waiting,
             in_flight: 0,
             serving: 0,
@@ -139,12 +166,49 @@ impl Turns {
         }
     }
 
-    /// Changes the window of all destinations.
-    pub fn set_window(&mut self, window: usize) {
-        self.window = window.max(1);
-        for key in self.keys(|place| place == Place::Aside) {
-            self.join(&key);
+    /// Other limits may hold.
+    pub fn set_config(&mut self, config: &Arc<Config>) {
+        self.windows.set_config(config);
+        for (key, entry) in &mut self.entries {
+            entry.window = self.windows.size(key);
+            entry.wide = false;
         }
+        for key in self.keys(|place| matches!(place, Place::Aside | Place::Busy(_))) {
+            self.settle_place(&key);
+        }
+    }
+
+    /// Most connections that the destination may have now.
+    pub fn window_of(&self, key: &DestinationKey) -> usize {
+        match self.entries.get(key) {
+            Some(entry) => entry.window,
+            None => self.windows.size(key),
+        }
+    }
+
+    /// What was learned of destinations.
+    pub fn windows(&self) -> &Windows {
+        &self.windows
+    }
+
+    /// It is dead: last attempts go side by side, because however many there are they must come to an end (RT-4), and
+    /// nothing more is learned. For one in the line.
+    pub fn widen(&mut self, key: &DestinationKey) {
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.window = self.windows.limits(key).connections;
+            entry.wide = true;
+        }
+    }
+
+    /// It was dead and lives again. With `anew` its window begins anew too (SC-7). Whether something was learned before.
+    pub fn revive(&mut self, key: &DestinationKey, anew: bool) -> bool {
+        let forgotten = anew && self.windows.forget(key);
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.window = self.windows.size(key);
+            entry.wide = false;
+        }
+        self.settle_place(key);
+        forgotten
     }
 
     /// Transactions in flight.
@@ -184,7 +248,7 @@ impl Turns {
             key,
             in_flight: entry.in_flight,
             waits: entry.place != Place::Idle,
-            push_back: entry.push_back.as_deref(),
+            window: entry.window,
         })
     }
 
@@ -210,7 +274,7 @@ impl Turns {
         if !idle || free <= self.waiting() || self.room(entry) == 0 {
             return false;
         }
-        self.entries.entry(key.clone()).or_default().in_flight += 1;
+        self.entry(key).in_flight += 1;
         self.in_flight += 1;
         true
     }
@@ -232,16 +296,32 @@ impl Turns {
         !self.entries.contains_key(key)
     }
 
-    /// Gives a slot back.
-    pub fn release(&mut self, key: &DestinationKey, feedback: Option<Feedback>, now: Timestamp) {
+    /// Gives a slot back. Whether something was learned that the store should know (SC-6).
+    pub fn release(
+        &mut self,
+        key: &DestinationKey,
+        feedback: Option<&Feedback>,
+        now: Timestamp,
+    ) -> bool {
+        let mut learned = false;
         if let Some(entry) = self.entries.get_mut(key) {
             entry.pace.count(now);
-            if let Some(push_back) = feedback.and_then(|feedback| feedback.push_back) {
-                entry.push_back = Some(push_back);
+            if let Some(feedback) = feedback
+                && !entry.wide
+            {
+                let heard = self.windows.heard(key, entry.in_flight, feedback, now);
+                (entry.window, learned) = heard;
             }
         }
         self.give_back(key, 1);
         self.settle_place(key);
+        learned
+    }
+
+    fn entry(&mut self, key: &DestinationKey) -> &mut Entry {
+        let windows = &self.windows;
+        let entry = self.entries.entry(key.clone());
+        entry.or_insert_with_key(|key| Entry::new(windows.size(key)))
     }
 
     /// Whether [`Turns::serve`] would hand out anything.
@@ -263,7 +343,7 @@ impl Turns {
         };
         let key = line.remove(&ticket)?;
         let slots = self.room(self.entries.get(&key)).min(share);
-        let entry = self.entries.entry(key.clone()).or_default();
+        let entry = self.entry(&key);
         entry.place = Place::Serving;
         entry.dirty = false;
         entry.in_flight += slots;
@@ -336,24 +416,14 @@ impl Turns {
             workers: self.workers,
             busy: self.in_flight,
             in_flight: entry.map_or(0, |entry| entry.in_flight),
-            window: self.window_of(entry),
+            // One that has nothing yet may have one at least, whatever was learned of it.
+            window: entry.map_or(1, Entry::with_ahead),
         })
-    }
-
-    /// A quick destination may have as much again claimed ahead, so that there is something for each connection in the
-    /// moment it comes back, and claims are made by the dozen.
-    fn window_of(&self, entry: Option<&Entry>) -> usize {
-        let ahead = entry.is_some_and(|entry| entry.pace.is_quick());
-        if ahead {
-            self.window.saturating_mul(2)
-        } else {
-            self.window
-        }
     }
 
     /// The most that a destination may have, however many workers are free.
     fn most(&self, entry: &Entry) -> usize {
-        self.window_of(Some(entry)).min(half(self.workers))
+        entry.with_ahead().min(half(self.workers))
     }
 
     /// The ticket at the head of what can be served now, and whether it stands in the fresh part.
@@ -387,7 +457,7 @@ impl Turns {
     fn has_room_again(&self, key: &DestinationKey) -> bool {
         self.entries.get(key).is_some_and(|entry| {
             let most = self.most(entry);
-            let ahead = most.saturating_sub(self.window);
+            let ahead = most.saturating_sub(entry.window);
             entry.in_flight + ahead.div_ceil(2) <= most && entry.in_flight < most
         })
     }
@@ -407,7 +477,7 @@ impl Turns {
             Place::Busy(ticket)
         };
         self.ticket += 1;
-        self.entries.entry(key.clone()).or_default().place = place;
+        self.entry(key).place = place;
     }
 
     fn leave(&mut self, key: &DestinationKey) {
@@ -437,6 +507,7 @@ impl Turns {
             return;
         };
         let (in_flight, place) = (entry.in_flight, entry.place);
+        let most = entry.with_ahead().min(half(self.workers));
         match place {
             Place::Idle if in_flight == 0 => {
                 self.entries.remove(key);
@@ -447,6 +518,11 @@ impl Turns {
                     self.fresh.insert(ticket, key);
                 }
             }
+            Place::Busy(ticket) if in_flight >= most => {
+                // Its window became smaller.
+                entry.place = Place::Aside;
+                self.busy.remove(&ticket);
+            }
             Place::Aside if self.has_room_again(key) => self.join(key),
             _ => {}
         }
@@ -456,6 +532,15 @@ impl Turns {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::smtp::address::Domain;
+
+    /// Windows that are as large as they may be.
+    fn windows(size: usize) -> Windows {
+        let mut config = Config::default_for(Domain::parse("here.example").unwrap());
+        config.limits.connections = size;
+        config.limits.initial = size;
+        Windows::new(Arc::new(config))
+    }
 
     fn now() -> Timestamp {
         Timestamp::from_secs(1)
@@ -478,7 +563,7 @@ mod tests {
     // SC-2
     #[test]
     fn destinations_are_served_in_turn() {
-        let mut turns = Turns::new(8, 1, MOST_WAITING);
+        let mut turns = Turns::new(8, windows(1), MOST_WAITING);
         for n in 0..4 {
             assert!(turns.offer(&key(n)));
         }
@@ -491,7 +576,7 @@ mod tests {
     // SC-3
     #[test]
     fn a_destination_at_its_limit_stands_aside_and_hides_nobody() {
-        let mut turns = Turns::new(4, 20, MOST_WAITING);
+        let mut turns = Turns::new(4, windows(20), MOST_WAITING);
         turns.offer(&key(0));
         assert_eq!(all_picks(&mut turns), [(0, 2)]);
         assert!(!turns.can_serve());
@@ -506,7 +591,7 @@ mod tests {
     // SC-1
     #[test]
     fn the_last_workers_are_for_destinations_without_one() {
-        let mut turns = Turns::new(8, 20, MOST_WAITING);
+        let mut turns = Turns::new(8, windows(20), MOST_WAITING);
         for n in 0..3 {
             turns.offer(&key(n));
         }
@@ -524,7 +609,7 @@ mod tests {
     // SC-2, SC-3
     #[test]
     fn a_quick_destination_has_as_much_again_claimed_ahead_and_by_the_dozen() {
-        let mut turns = Turns::new(64, 4, MOST_WAITING);
+        let mut turns = Turns::new(64, windows(4), MOST_WAITING);
         turns.offer(&key(0));
         assert_eq!(all_picks(&mut turns), [(0, 4)]);
         for _ in 0..QUICK - 1 {
@@ -549,7 +634,7 @@ mod tests {
     // SC-11
     #[test]
     fn nothing_is_remembered_of_a_destination_that_has_nothing() {
-        let mut turns = Turns::new(4, 2, MOST_WAITING);
+        let mut turns = Turns::new(4, windows(2), MOST_WAITING);
         assert!(turns.reserve(&key(1)));
         turns.offer(&key(2));
         let pick = turns.serve().unwrap();
@@ -562,7 +647,7 @@ mod tests {
 
     #[test]
     fn mail_that_comes_due_while_its_destination_is_served_is_not_forgotten() {
-        let mut turns = Turns::new(4, 2, MOST_WAITING);
+        let mut turns = Turns::new(4, windows(2), MOST_WAITING);
         turns.offer(&key(1));
         let pick = turns.serve().unwrap();
         turns.offer(&key(1));
@@ -572,7 +657,7 @@ mod tests {
 
     #[test]
     fn new_mail_takes_no_slot_before_older_mail_that_waits() {
-        let mut turns = Turns::new(4, 2, MOST_WAITING);
+        let mut turns = Turns::new(4, windows(2), MOST_WAITING);
         turns.offer(&key(1));
         assert!(!turns.reserve(&key(1)), "older mail of its own");
         assert!(turns.reserve(&key(2)));
@@ -583,7 +668,7 @@ mod tests {
 
     #[test]
     fn the_line_is_bounded() {
-        let mut turns = Turns::new(4, 2, MOST_WAITING);
+        let mut turns = Turns::new(4, windows(2), MOST_WAITING);
         assert!((0..MOST_WAITING).all(|n| turns.offer(&key(n))));
         assert!(!turns.offer(&key(MOST_WAITING)));
         assert!(turns.offer(&key(7)), "it is there already");

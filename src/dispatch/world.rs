@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::blocks::Blocks;
 use super::dead::Probe;
-use super::permit::Feedback;
+use super::permit::{Feedback, PushBack};
 use super::scan::{PAGE, Read};
 use super::schedule::{Found, Schedule, Step};
 use super::turns::Pick;
@@ -121,6 +121,7 @@ impl World {
         config.retry.intervals = vec![minutes(3), minutes(5), minutes(20)];
         config.retry.lifetime = minutes(300);
         config.limits.connections = window;
+        config.limits.initial = 1 + seed as usize % 3;
         let config = Arc::new(config);
         World {
             schedule: Schedule::with_line(workers, Arc::clone(&config), line),
@@ -399,7 +400,10 @@ impl World {
                 reached_mail: !down,
                 strike: down.then(|| "down".to_owned()),
                 broken: None,
-                push_back: None,
+                push_back: (outcome == 8 || down).then(|| PushBack {
+                    text: "421 too many".to_owned(),
+                    unreached: down,
+                }),
             }),
         };
         m.state = if next.is_some() {
@@ -415,6 +419,7 @@ impl World {
         let now = self.now();
         self.schedule.release(&key(destination), feedback, now);
         self.schedule.news();
+        self.schedule.lessons();
         self.poke();
     }
 
@@ -647,7 +652,7 @@ impl World {
                 workers,
                 busy: in_flight,
                 in_flight: self.in_flight(destination),
-                window: self.config.limits.connections,
+                window: self.schedule.window_of(&key(destination)),
             };
             let own = PauseScope::Domain(key(destination).to_string());
             if due <= self.wall

@@ -17,6 +17,7 @@ use crate::message::header::{HeaderFacts, HeaderScanner};
 use crate::message::trace::{Origin, Received, new_message_id, write_date};
 use crate::message::{Head, NewRecipient, QueueId, RecipientId, RequireTls, Ret};
 use crate::net::tls::server::Secured;
+use crate::policy::limit::limits;
 use crate::policy::notice;
 use crate::policy::retry::Terms;
 use crate::policy::route::{RouteFacts, route};
@@ -475,7 +476,7 @@ impl Incoming<'_> {
         let alone = groups.len() == 1;
         for ((transport, destination), group) in groups {
             let claim = group.usable
-                && group.members.len() <= config.limits.recipients
+                && group.members.len() <= limits(config, &destination).recipients
                 && plan.claimed.len() < MAX_CLAIMED_GROUPS;
             let permit = match claim {
                 true if alone => self.intake.dispatcher.reserve_soon(&destination),

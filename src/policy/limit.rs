@@ -1,8 +1,10 @@
 //! How much of the daemon one destination may use (SC-1, SC-3). Pure.
 //!
-//! A window that learns (SC-5) and per-destination tables (SC-9) will be further facts here.
+//! What is learned of a destination on the way is `dispatch::windows`.
 
-use crate::config::Config;
+use crate::config::{Config, Limit};
+use crate::policy::route::relay_of;
+use crate::smtp::address::AddressDomain;
 use crate::store::DestinationKey;
 
 /// What limits a destination in this moment.
@@ -14,13 +16,62 @@ pub struct Standing {
     pub busy: usize,
     /// Those to this destination.
     pub in_flight: usize,
-    /// Its [`window`].
+    /// Most that it may have at once now.
     pub window: usize,
 }
 
-/// Most connections to `destination` at once.
-pub fn window(config: &Config, _destination: &DestinationKey) -> usize {
-    config.limits.connections.max(1)
+/// What an operator allows one destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Most connections at once.
+    pub connections: usize,
+    /// How many at first; never more than `connections`.
+    pub initial: usize,
+    /// Most recipients of a transaction.
+    pub recipients: usize,
+}
+
+/// The limits of `destination`: those of the first `[[limit]]` that fits its domain (SC-9), and for what that leaves
+/// open `[limits]`.
+pub fn limits(config: &Config, destination: &DestinationKey) -> Limits {
+    let own = if config.limit.is_empty() {
+        None
+    } else {
+        own(config, destination)
+    };
+    let usual = &config.limits;
+    let connections = own.and_then(|own| own.connections);
+    let connections = connections.unwrap_or(usual.connections).max(1);
+    let initial = own.and_then(|own| own.initial);
+    let recipients = own.and_then(|own| own.recipients);
+    Limits {
+        connections,
+        initial: initial.unwrap_or(usual.initial).clamp(1, connections),
+        recipients: recipients.unwrap_or(usual.recipients).max(1),
+    }
+}
+
+fn own<'a>(config: &'a Config, destination: &DestinationKey) -> Option<&'a Limit> {
+    if relay_of(destination).is_some() {
+        return None;
+    }
+    // An address literal of IPv6 stands in a key without its tag; all that fits one fits the other.
+    let key = match destination.0.starts_with('[') {
+        true => "[127.0.0.1]",
+        false => &destination.0,
+    };
+    let domain = AddressDomain::parse(key).ok()?;
+    let fits = |limit: &&Limit| {
+        let mut patterns = limit.destinations.iter();
+        patterns.any(|pattern| pattern.matches(&domain))
+    };
+    config.limit.iter().find(fits)
+}
+
+/// Most connections that any destination may have.
+pub fn most_connections(config: &Config) -> usize {
+    let own = config.limit.iter().filter_map(|limit| limit.connections);
+    own.fold(config.limits.connections.max(1), usize::max)
 }
 
 /// Half the workers, at least one: the most that a destination may hold (SC-3).
@@ -46,6 +97,42 @@ pub fn room(standing: &Standing) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::DomainPattern;
+    use crate::smtp::address::Domain;
+
+    // SC-9
+    #[test]
+    fn the_first_table_that_fits_sets_what_it_names_and_the_rest_is_as_usual() {
+        let domain = |text: &str| Domain::parse(text).unwrap();
+        let mut config = Config::default_for(domain("here.example"));
+        let limit = |pattern, connections, initial| Limit {
+            destinations: vec![pattern],
+            connections,
+            initial,
+            recipients: None,
+        };
+        config.limit = vec![
+            limit(DomainPattern::Exact(domain("a.example")), Some(1), None),
+            limit(
+                DomainPattern::Subtree(domain("a.example")),
+                Some(50),
+                Some(9),
+            ),
+            limit(DomainPattern::All, None, Some(5)),
+        ];
+        config.limits.recipients = 7;
+        let of = |key: &str| {
+            let limits = limits(&config, &DestinationKey(key.into()));
+            assert_eq!(limits.recipients, 7);
+            (limits.connections, limits.initial)
+        };
+        assert_eq!(of("a.example"), (1, 1));
+        assert_eq!(of("b.a.example"), (50, 9));
+        assert_eq!(of("c.example"), (20, 5));
+        assert_eq!(of("[2001:db8::1]"), (20, 5));
+        assert_eq!(of("relay:smart"), (20, 2));
+        assert_eq!(most_connections(&config), 50);
+    }
 
     fn alone(workers: usize, window: usize) -> usize {
         let mut held = 0;

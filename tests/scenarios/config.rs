@@ -123,7 +123,7 @@ fn the_defaults_are_the_decided_ones() {
         [deliver] pipelining = true, idle_session = "30s", session_age = "5m", session_messages = 100
         [dns] servers = [], trusted = ["loopback"], query_timeout = "5s", total_timeout = "30s", cache_entries = 10000
         [dns] cache_ttl = "1d", negative_ttl = "15m"
-        [limits] connections = 20, recipients = 100
+        [limits] connections = 20, initial = 2, recipients = 100
         [dsn] from = "postmaster@HOSTNAME", postmaster = "", lifetime = "2d", return = "headers"
         [dsn] return_max = "256KiB", collect = "5s", per_sender = "100/1h"
         [tls] min_version = "1.2", ca_file = "", level = "opportunistic", fallback = true, memory = "encryption"

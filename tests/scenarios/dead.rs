@@ -168,7 +168,9 @@ fn a_pause_keeps_the_probe_and_a_changed_configuration_forgets_who_is_dead() {
 // SC-7
 #[test]
 fn as_long_as_one_session_gets_on_a_destination_that_refuses_more_of_them_comes_back_with_it() {
-    let office = Office::open(8);
+    let mut config = config();
+    config.limits.initial = 4;
+    let office = Office::over(Queue::new(), config, 8);
     for _ in 0..4 {
         office.send(&["bob@dead.example"]);
     }

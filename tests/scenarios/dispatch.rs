@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use posthaste::config::{DomainPattern, Route, Span};
-use posthaste::dispatch::{Feedback, Transaction, Wake};
+use posthaste::dispatch::{Feedback, PushBack, Transaction, Wake};
 use posthaste::policy::failure::Verdict;
 use posthaste::smtp::address::Domain;
 use posthaste::store::{NewClaim, NewRow, Pause, PauseScope, RecipientRow, State};
@@ -64,7 +64,9 @@ fn exactly(domain: &str) -> Vec<DomainPattern> {
 // SC-2, SC-3, RT-7
 #[test]
 fn a_thousand_messages_to_one_dead_domain_delay_no_other() {
-    let office = Office::open(8);
+    let mut config = config();
+    config.limits.initial = 20;
+    let office = Office::over(Queue::new(), config, 8);
     for _ in 0..1000 {
         office.send(&["bob@dead.example"]);
     }
@@ -452,9 +454,9 @@ fn a_stop_gives_back_what_no_worker_has_taken() {
     assert!(office.dispatcher.reserve(&key("d1.example")).is_none());
 }
 
-// SC-5: so far only remembered
+// SC-5
 #[test]
-fn what_a_destination_says_against_connections_is_shown() {
+fn what_a_destination_says_against_connections_halves_its_window() {
     let office = Office::open(8);
     office.send(&["a@dest.example"]);
     office.send(&["b@dest.example"]);
@@ -463,11 +465,12 @@ fn what_a_destination_says_against_connections_is_shown() {
         broken: None,
         reached_mail: false,
         strike: None,
-        push_back: Some("421 4.7.0 too many connections".to_owned()),
+        push_back: Some(PushBack {
+            text: "421 4.7.0 too many connections".to_owned(),
+            unreached: false,
+        }),
     });
-    let snapshot = office.dispatcher.snapshot();
-    let shown = snapshot.destinations[0].push_back.as_deref();
-    assert_eq!(shown, Some("421 4.7.0 too many connections"));
+    assert_eq!(office.dispatcher.snapshot().destinations[0].window, 1);
     office.deliver(second);
     office.dispatcher.stop();
 }
@@ -477,6 +480,7 @@ fn what_a_destination_says_against_connections_is_shown() {
 fn the_window_of_the_configuration_holds_from_the_next_claim_on() {
     let mut config = config();
     config.limits.connections = 1;
+    config.limits.initial = 3;
     config.retry.lifetime = Span(minutes(60));
     let office = Office::over(Queue::new(), config, 8);
     let ids: Vec<_> = (0..4).map(|_| office.send(&["bob@dest.example"])).collect();

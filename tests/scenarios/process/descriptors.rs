@@ -75,7 +75,7 @@ fn without_a_descriptor_left_accepting_rests_and_goes_on_when_there_are_some() {
     let more = toward(&dns, &mx).replace("[deliver]\n", "[deliver]\naddress_literals = true\n");
     // One destination gets half of the workers.
     let daemon = start(&format!(
-        "workers = 100\n{more}[limits]\nconnections = 60\n"
+        "workers = 100\n{more}[limits]\nconnections = 60\ninitial = 60\n"
     ));
     let pid = daemon.pid();
     assert_eq!(daemon.control("pause"), ["OK 1"]);

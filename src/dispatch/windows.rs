@@ -1,0 +1,357 @@
+//! How many connections a destination may have now, learned from what comes of them (SC-5, SC-6). Pure.
+//!
+//! A window begins at `limits.initial`, grows by one for each full window of successes, and is halved when a connection
+//! fails or a host asks for less. The refusals of one moment halve it once. It grows only as far as it is used, as that
+//! of Postfix does: many messages one after another say nothing about as many at once.
+//!
+//! Who was refused while others were let in was told a number. Up to that the window grows again at once, and beyond it
+//! only after an hour, or every few messages would be refused for ever.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::permit::{Feedback, PushBack};
+use crate::clock::Timestamp;
+use crate::config::Config;
+use crate::policy::limit::{Limits, limits};
+use crate::store::DestinationKey;
+
+/// How long a number that a host has shown is believed.
+const BELIEF: Duration = Duration::from_secs(3600);
+
+/// Destinations that are remembered (PRC-8). Those that were not used for the longest go first, but what was learned
+/// from a refusal stays for as long as there is room.
+const MOST: usize = 10_000;
+
+/// Longest text that is kept, in characters.
+const MOST_TEXT: usize = 256;
+
+/// Why a window is smaller than it may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cause {
+    /// The reply or the error.
+    pub text: String,
+    /// When it came.
+    pub at: Timestamp,
+}
+
+/// A window, for listings and for the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Learned {
+    /// Connections at once.
+    pub size: usize,
+    /// What it had to learn; `None`: nothing but successes.
+    pub cause: Option<Cause>,
+}
+
+/// All windows that are not as at first.
+#[derive(Debug)]
+pub struct Windows {
+    config: Arc<Config>,
+    entries: HashMap<DestinationKey, Window>,
+    most: usize,
+}
+
+#[derive(Debug)]
+struct Window {
+    size: usize,
+    limits: Limits,
+    /// Successes since it changed.
+    good: usize,
+    /// So many of those that were under way when it was halved are still out: what refuses them is that same moment.
+    spared: usize,
+    cause: Option<Cause>,
+    /// As many were let in when one more was refused, and that is believed until then.
+    ceiling: Option<(usize, Timestamp)>,
+    used: Timestamp,
+}
+
+impl Windows {
+    /// All are as at first.
+    pub fn new(config: Arc<Config>) -> Windows {
+        Windows {
+            config,
+            entries: HashMap::new(),
+            most: MOST,
+        }
+    }
+
+    /// Other limits may hold.
+    pub fn set_config(&mut self, config: &Arc<Config>) {
+        if Arc::ptr_eq(&self.config, config) {
+            return;
+        }
+        self.config = Arc::clone(config);
+        for (key, window) in &mut self.entries {
+            window.limits = limits(config, key);
+            window.size = window.size.min(window.limits.connections);
+        }
+    }
+
+    /// Most connections that it may have now.
+    pub fn size(&self, key: &DestinationKey) -> usize {
+        match self.entries.get(key) {
+            Some(window) => window.size,
+            None => limits(&self.config, key).initial,
+        }
+    }
+
+    /// What an operator allows it.
+    pub fn limits(&self, key: &DestinationKey) -> Limits {
+        limits(&self.config, key)
+    }
+
+    /// What is known of it; `None`: it is as at first.
+    pub fn get(&self, key: &DestinationKey) -> Option<Learned> {
+        self.entries.get(key).map(Window::learned)
+    }
+
+    /// One transaction of `in_flight` has come back with this. The size from now on, and with `true` that it had to learn
+    /// something, or that what it had learned is over.
+    pub fn heard(
+        &mut self,
+        key: &DestinationKey,
+        in_flight: usize,
+        feedback: &Feedback,
+        now: Timestamp,
+    ) -> (usize, bool) {
+        let good = feedback.reached_mail && feedback.push_back.is_none();
+        let bad = feedback.push_back.as_ref();
+        if !good && bad.is_none() {
+            return (self.size(key), false);
+        }
+        if !self.entries.contains_key(key) {
+            let limits = limits(&self.config, key);
+            // Nothing to learn where there is no choice, and nothing to remember where there is no room.
+            if limits.connections == 1 || !self.make_room() {
+                return (limits.initial, false);
+            }
+            self.entries.insert(key.clone(), Window::new(limits, now));
+        }
+        let Some(window) = self.entries.get_mut(key) else {
+            return (1, false);
+        };
+        window.used = now;
+        let changed = match bad {
+            Some(push_back) => window.halve(in_flight, push_back, now),
+            None => window.succeed(in_flight, now),
+        };
+        (window.size, changed)
+    }
+
+    /// It begins anew. Whether it had learned something.
+    pub fn forget(&mut self, key: &DestinationKey) -> bool {
+        self.entries
+            .remove(key)
+            .is_some_and(|window| window.cause.is_some())
+    }
+
+    /// Whether one more can be remembered. Forgets the older half of those that had nothing to learn, or if there are
+    /// none, of all.
+    fn make_room(&mut self) -> bool {
+        if self.entries.len() < self.most {
+            return true;
+        }
+        let all = self.entries.values().all(|window| window.cause.is_some());
+        let goes = |window: &Window| all || window.cause.is_none();
+        let old = self.entries.values().filter(|window| goes(window));
+        let mut used: Vec<Timestamp> = old.map(|window| window.used).collect();
+        let middle = used.len() / 2;
+        let (_, &mut last, _) = used.select_nth_unstable(middle);
+        self.entries
+            .retain(|_, window| !goes(window) || window.used > last);
+        true
+    }
+}
+
+impl Window {
+    fn new(limits: Limits, now: Timestamp) -> Window {
+        Window {
+            size: limits.initial,
+            limits,
+            good: 0,
+            spared: 0,
+            cause: None,
+            ceiling: None,
+            used: now,
+        }
+    }
+
+    fn learned(&self) -> Learned {
+        Learned {
+            size: self.size,
+            cause: self.cause.clone(),
+        }
+    }
+
+    /// Whether what was learned is over.
+    fn succeed(&mut self, in_flight: usize, now: Timestamp) -> bool {
+        self.spared = self.spared.saturating_sub(1);
+        if self.size >= self.limits.connections {
+            return self.cause.take().is_some();
+        }
+        if self.size >= in_flight + self.limits.initial {
+            return false;
+        }
+        self.good += 1;
+        if self.good < self.size {
+            return false;
+        }
+        if let Some((ceiling, until)) = &mut self.ceiling
+            && self.size >= *ceiling
+        {
+            // A clock that was put back must not make it believed for ever.
+            *until = (*until).min(now.plus(BELIEF));
+            if *until > now {
+                return false;
+            }
+            self.ceiling = None;
+        }
+        self.good = 0;
+        self.size += 1;
+        self.size >= self.limits.connections && self.cause.take().is_some()
+    }
+
+    /// Whether it is smaller now.
+    fn halve(&mut self, in_flight: usize, push_back: &PushBack, now: Timestamp) -> bool {
+        self.good = 0;
+        if self.spared > 0 {
+            self.spared -= 1;
+            return false;
+        }
+        let out = in_flight.min(self.size);
+        self.spared = out.saturating_sub(1);
+        if !push_back.unreached && out > 1 {
+            self.ceiling = Some((out - 1, now.plus(BELIEF)));
+        }
+        let before = self.size;
+        self.size = (self.size / 2).max(1);
+        self.cause = Some(Cause {
+            text: push_back.text.chars().take(MOST_TEXT).collect(),
+            at: now,
+        });
+        self.size < before
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::smtp::address::Domain;
+
+    fn key() -> DestinationKey {
+        DestinationKey("dest.example".into())
+    }
+
+    fn windows(initial: usize, connections: usize) -> Windows {
+        let mut config = Config::default_for(Domain::parse("here.example").unwrap());
+        config.limits.initial = initial;
+        config.limits.connections = connections;
+        Windows::new(Arc::new(config))
+    }
+
+    fn at(secs: i64) -> Timestamp {
+        Timestamp::from_secs(secs)
+    }
+
+    fn success() -> Feedback {
+        Feedback {
+            reached_mail: true,
+            ..Feedback::default()
+        }
+    }
+
+    fn refusal(text: &str, unreached: bool) -> Feedback {
+        Feedback {
+            push_back: Some(PushBack {
+                text: text.to_owned(),
+                unreached,
+            }),
+            ..Feedback::default()
+        }
+    }
+
+    fn succeed(windows: &mut Windows, times: usize, in_flight: usize) -> usize {
+        for _ in 0..times {
+            windows.heard(&key(), in_flight, &success(), at(1));
+        }
+        windows.size(&key())
+    }
+
+    // SC-5
+    #[test]
+    fn a_window_grows_by_one_for_each_full_window_of_successes_up_to_its_limit() {
+        let mut windows = windows(2, 4);
+        assert_eq!(windows.size(&key()), 2);
+        assert_eq!(succeed(&mut windows, 1, 20), 2);
+        assert_eq!(succeed(&mut windows, 1, 20), 3);
+        assert_eq!(succeed(&mut windows, 2, 20), 3);
+        assert_eq!(succeed(&mut windows, 1, 20), 4);
+        assert_eq!(succeed(&mut windows, 100, 20), 4);
+    }
+
+    // SC-5
+    #[test]
+    fn a_window_that_is_not_used_does_not_grow() {
+        let mut windows = windows(2, 20);
+        assert_eq!(succeed(&mut windows, 100, 1), 3);
+        assert_eq!(succeed(&mut windows, 100, 3), 5);
+    }
+
+    // SC-5
+    #[test]
+    fn the_refusals_of_one_moment_halve_a_window_once_and_never_below_one() {
+        let mut windows = windows(8, 8);
+        let text = "421 too many connections";
+        let heard = windows.heard(&key(), 8, &refusal(text, false), at(5));
+        assert_eq!(heard, (4, true));
+        for in_flight in (1..8).rev() {
+            let heard = windows.heard(&key(), in_flight, &refusal("421 later", false), at(6));
+            assert_eq!(heard, (4, false));
+        }
+        let cause = windows.get(&key()).unwrap().cause.unwrap();
+        assert_eq!((cause.text.as_str(), cause.at), (text, at(5)));
+        for expected in [2, 1, 1] {
+            let heard = windows.heard(&key(), 1, &refusal("no route", true), at(7));
+            assert_eq!(heard.0, expected);
+        }
+    }
+
+    // SC-5
+    #[test]
+    fn a_number_that_a_host_has_shown_is_not_passed_again_for_an_hour() {
+        let mut windows = windows(2, 20);
+        assert_eq!(succeed(&mut windows, 5, 20), 4);
+        let full = refusal("421 too many connections", false);
+        assert_eq!(windows.heard(&key(), 4, &full, at(1)).0, 2);
+        assert_eq!(succeed(&mut windows, 1000, 20), 3);
+        let hour = at(1).plus(BELIEF);
+        assert_eq!(windows.heard(&key(), 3, &success(), hour).0, 4);
+    }
+
+    // SC-6
+    #[test]
+    fn what_was_learned_is_over_when_the_window_is_at_its_limit_again() {
+        let mut windows = windows(2, 4);
+        windows.heard(&key(), 1, &refusal("timed out", true), at(1));
+        assert_eq!(succeed(&mut windows, 5, 4), 3);
+        assert!(windows.get(&key()).unwrap().cause.is_some());
+        assert_eq!(windows.heard(&key(), 4, &success(), at(1)), (4, true));
+        assert_eq!(windows.get(&key()).unwrap().cause, None);
+    }
+
+    // PRC-8
+    #[test]
+    fn the_windows_that_are_remembered_are_bounded_and_lessons_go_last() {
+        let mut windows = windows(2, 4);
+        windows.most = 100;
+        windows.heard(&key(), 1, &refusal("timed out", true), at(0));
+        for n in 0..1000 {
+            let name = DestinationKey(format!("d{n}.example").into());
+            windows.heard(&name, 1, &success(), at(n));
+        }
+        assert!(windows.entries.len() <= 100);
+        assert!(windows.get(&key()).is_some());
+    }
+}
