@@ -461,7 +461,8 @@ mod tests {
         let mut read = 0;
         let mut seen = Vec::new();
         let mut buf = [0; 65536];
-        while read < 60_000 {
+        // A pipe has 16 pages, and lines that are written together may leave nearly half of each empty.
+        while read < 30_000 {
             let n = (&reader).read(&mut buf).unwrap();
             read += n;
             seen.extend_from_slice(&buf[..n]);
