@@ -11,7 +11,7 @@ use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Listen, ListenAddress, Live, TransportKind};
 use crate::delivery::{Doing, Probe, Trial, Workers};
 use crate::dispatch::dead::DeadDestination;
-use crate::dispatch::{DestinationSnapshot, Dispatcher, Wake};
+use crate::dispatch::{DestinationSnapshot, Dispatcher, Known, Wake};
 use crate::front::control::{self, Reloaded};
 use crate::front::listener::{Bound, Front};
 use crate::front::tls::Renewed;
@@ -327,6 +327,18 @@ impl control::Host for Host {
 
     fn revive(&self, destination: &DestinationKey) -> bool {
         self.dispatcher.revive(destination)
+    }
+
+    fn known(&self) -> Vec<Known> {
+        self.dispatcher.known()
+    }
+
+    fn set_window(&self, destination: &DestinationKey, size: Option<usize>, pin: bool) -> usize {
+        self.dispatcher.set_window(destination, size, pin)
+    }
+
+    fn clear_window(&self, destination: &DestinationKey) -> bool {
+        self.dispatcher.clear_window(destination)
     }
 
     fn gauges(&self, text: &mut Text) {

@@ -1,7 +1,7 @@
 //! One attempt: over the hosts of the next hop until every recipient has an outcome (DV-6, DV-15 to DV-17).
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Parts;
 use super::content::Content;
@@ -9,7 +9,7 @@ use super::nowhere;
 use super::outcome::{Break, content_failure, local, stage, unfit};
 use super::running::Running;
 use super::session::{Limits, Session};
-use super::settle::{Accepted, Happened, Scene, settle};
+use super::settle::{Accepted, Happened, Scene, give_back, settle};
 use crate::config::{Config, Line, Relay, TransportKind, Without8BitMime};
 use crate::dispatch::{Feedback, PushBack};
 use crate::message::RequireTls;
@@ -25,6 +25,9 @@ use crate::policy::{route, verdict};
 use crate::smtp::address::{AddressDomain, Domain};
 use crate::smtp::client::{Answer, Mail, Rcpt};
 use crate::smtp::reply::EnhancedCode;
+
+/// When mail goes again that a host had no place for: its window is smaller then.
+const CROWDED_AGAIN: Duration = Duration::from_secs(1);
 
 /// An attempt under way.
 pub(super) struct Attempt<'a> {
@@ -55,6 +58,8 @@ pub(super) struct Attempt<'a> {
     pub(super) remembered: MemoryFacts,
     pub(super) context: tls::Context,
     feedback: Feedback,
+    /// A host refused us while it had others of our sessions.
+    crowded: bool,
 }
 
 /// What an attempt leaves behind.
@@ -168,6 +173,7 @@ pub(super) fn attempt(parts: &Parts, running: &Running, warm: Option<Arc<[u8]>>)
         remembered: known.remembered,
         context: known.context,
         feedback: Feedback::default(),
+        crowded: false,
     };
     let mut quitting = Vec::new();
     loop {
@@ -565,6 +571,9 @@ impl Attempt<'_> {
 
     fn note_push_back(&mut self, failure: &Failure) {
         if asks_for_less(failure) {
+            // RT-7: it has let others in, so what this one waits for is a place.
+            let early = failure.code.is_some() && !failure.stage.is_from_mail_on();
+            self.crowded |= early && self.running.has_company();
             self.feedback.push_back = Some(PushBack {
                 text: words(failure),
                 unreached: failure.code.is_none(),
@@ -574,6 +583,12 @@ impl Attempt<'_> {
 
     /// No host is left: the last words count, or what the plan says when no host was tried (DV-4, DV-16).
     fn conclude(&mut self, walk: &Walk) {
+        if self.crowded && !self.feedback.reached_mail {
+            let rows = std::mem::take(&mut self.pending);
+            let due = self.parts.clock.now().plus(CROWDED_AGAIN);
+            let rows = self.running.take(&rows);
+            return give_back(self.parts, self.running, &rows, due);
+        }
         let mut happened = Vec::new();
         for row in self.running.take(&std::mem::take(&mut self.pending)) {
             let (failures, scenes): (Vec<_>, Vec<_>) =

@@ -94,6 +94,12 @@ impl Running {
         self.lock().seen = Instant::now();
     }
 
+    /// Whether other transactions to the same destination are with the workers too.
+    pub fn has_company(&self) -> bool {
+        let permit = self.permit.lock().unwrap_or_else(PoisonError::into_inner);
+        permit.as_ref().is_some_and(Permit::has_company)
+    }
+
     /// The slot that it holds, once.
     pub fn permit(&self) -> Option<Permit> {
         let mut permit = self.permit.lock().unwrap_or_else(PoisonError::into_inner);

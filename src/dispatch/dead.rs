@@ -155,6 +155,15 @@ impl Dead {
         self.entries.get(key).and_then(Entry::describe)
     }
 
+    /// Those that are dead.
+    pub fn known(&self) -> impl Iterator<Item = &DestinationKey> {
+        let dead = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.dead.is_some());
+        dead.map(|(key, _)| key)
+    }
+
     /// How many are dead.
     pub fn count(&self) -> usize {
         let dead = |entry: &&Entry| entry.dead.is_some();

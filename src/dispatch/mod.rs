@@ -23,6 +23,7 @@ pub mod windows;
 mod world;
 
 pub use permit::{Feedback, Permit, PushBack, Transaction};
+pub use schedule::Known;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -211,6 +212,26 @@ impl Dispatcher {
     /// it was.
     pub fn revive(&self, destination: &DestinationKey) -> bool {
         self.shared.revive(destination)
+    }
+
+    /// Destinations of which anything is known, with what it is, by key.
+    pub fn known(&self) -> Vec<Known> {
+        self.shared.lock().schedule.known()
+    }
+
+    /// Sets the window of a destination, and with `pin` fixes it there (SC-6). The size that it has now.
+    pub fn set_window(
+        &self,
+        destination: &DestinationKey,
+        size: Option<usize>,
+        pin: bool,
+    ) -> usize {
+        self.shared.set_window(destination, size, pin)
+    }
+
+    /// Lets the window of a destination begin anew, and if it is dead, its mail go. Whether that changes anything.
+    pub fn clear_window(&self, destination: &DestinationKey) -> bool {
+        self.shared.clear_window(destination)
     }
 
     /// What is known of a destination that is dead (SC-7); `None` for all others.

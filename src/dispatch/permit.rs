@@ -55,6 +55,12 @@ impl Permit {
         }
     }
 
+    /// Whether other transactions to the destination are with the workers too.
+    pub fn has_company(&self) -> bool {
+        let held = self.held.as_ref();
+        held.is_some_and(|(shared, destination)| shared.running(destination) > 1)
+    }
+
     /// What the worker learned of the destination, given back together with the slot.
     pub fn finish(mut self, feedback: Feedback) {
         if let Some((shared, destination)) = self.held.take() {

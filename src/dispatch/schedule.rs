@@ -4,18 +4,19 @@
 //! I/O, reads no clock, and knows nothing of single messages: what is queued stays in the store, and what is remembered
 //! here is bounded by the destinations that are active now.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::blocks::Blocks;
-use super::dead::{Dead, News};
+use super::dead::{Dead, DeadDestination, News};
 use super::permit::Feedback;
 use super::scan::{PAGE, Read, Scan};
 use super::turns::{Active, Left, MOST_WAITING, Pick, Turns};
 use super::windows::{Learned, Windows};
 use crate::clock::Timestamp;
 use crate::config::Config;
-use crate::store::{DestinationKey, DueDestination};
+use crate::store::{DestinationKey, DueDestination, LearnedWindow};
 
 /// Most destinations served in one round, so that one commit of claims stays small.
 const MOST_PICKS: usize = 64;
@@ -50,6 +51,25 @@ pub enum Found {
     /// Its mail could not be read, or none of it could be claimed although it is there: not now, so that a fault in
     /// one place cannot keep everything busy.
     Trouble,
+}
+
+/// What is known of a destination, for `domains` (CTL-16).
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// Its key.
+    pub key: DestinationKey,
+    /// Its transactions in flight.
+    pub in_flight: usize,
+    /// Whether it has due mail that waits for its turn.
+    pub waits: bool,
+    /// Most connections that it may have now.
+    pub window: usize,
+    /// Most that it may ever have.
+    pub connections: usize,
+    /// What was learned of it.
+    pub learned: Option<Learned>,
+    /// It is dead.
+    pub dead: Option<DeadDestination>,
 }
 
 /// The state machine.
@@ -232,11 +252,6 @@ impl Schedule {
         self.turns.window_of(key)
     }
 
-    /// What was learned of a destination.
-    pub fn learned(&self, key: &DestinationKey) -> Option<Learned> {
-        self.turns.windows().get(key)
-    }
-
     /// What is blocked now.
     pub fn blocks(&self) -> &Arc<Blocks> {
         &self.blocks
@@ -332,13 +347,60 @@ impl Schedule {
     }
 
     /// Windows that a refusal made smaller, or that are at their limit again (SC-6), since this was asked last.
-    pub fn lessons(&mut self) -> Vec<(DestinationKey, Option<Learned>)> {
-        let keys = std::mem::take(&mut self.lessons);
-        let lesson = |key: DestinationKey| {
-            let learned = self.turns.windows().get(&key);
-            (key, learned.filter(|learned| learned.cause.is_some()))
+    pub fn lessons(&mut self) -> Vec<(DestinationKey, Option<LearnedWindow>)> {
+        let mut keys = std::mem::take(&mut self.lessons);
+        keys.extend(self.turns.forgotten());
+        let keep = |key: DestinationKey| {
+            let kept = self.turns.windows().to_keep(&key);
+            (key, kept)
         };
-        keys.into_iter().map(lesson).collect()
+        keys.into_iter().map(keep).collect()
+    }
+
+    /// What the store kept of windows, before anything else.
+    pub fn load_windows(&mut self, kept: Vec<(DestinationKey, LearnedWindow)>) {
+        self.turns.load(kept);
+    }
+
+    /// An operator sets a window, and may fix it there (SC-6). The size that it has now.
+    pub fn set_window(
+        &mut self,
+        key: &DestinationKey,
+        size: Option<usize>,
+        pin: bool,
+        now: Timestamp,
+    ) -> usize {
+        self.lessons.push(key.clone());
+        let set = |windows: &mut Windows| windows.set(key, size, pin, now);
+        self.turns.change_window(key, set)
+    }
+
+    /// An operator lets a window begin anew. Whether something was learned before.
+    pub fn clear_window(&mut self, key: &DestinationKey) -> bool {
+        self.lessons.push(key.clone());
+        self.turns.change_window(key, |windows| windows.clear(key))
+    }
+
+    /// Destinations of which anything is known, with what it is.
+    pub fn known(&self) -> Vec<Known> {
+        let active: BTreeMap<&DestinationKey, Active<'_>> = self
+            .turns
+            .active()
+            .map(|active| (active.key, active))
+            .collect();
+        let mut keys: BTreeSet<&DestinationKey> = active.keys().copied().collect();
+        keys.extend(self.turns.windows().keys());
+        keys.extend(self.dead.known());
+        let known = |key: &DestinationKey| Known {
+            key: key.clone(),
+            in_flight: active.get(key).map_or(0, |active| active.in_flight),
+            waits: active.get(key).is_some_and(|active| active.waits),
+            window: self.turns.windows().size(key),
+            connections: self.turns.windows().limits(key).connections,
+            learned: self.turns.windows().get(key),
+            dead: self.dead.get(key),
+        };
+        keys.into_iter().map(known).collect()
     }
 
     /// As long as something is under way it may succeed: a peer that merely has connections enough is not dead.

@@ -14,13 +14,12 @@ use super::anteroom::{Anteroom, PATIENCE};
 use super::dead::News;
 use super::permit::{Feedback, Permit, Transaction};
 use super::schedule::Schedule;
-use super::windows::Learned;
 use super::{DestinationSnapshot, Snapshot, Wake};
 use crate::clock::{Clock, Timestamp};
 use crate::config::Live;
 use crate::log::Line;
 use crate::policy::route::relay_of;
-use crate::store::{DestinationKey, Store};
+use crate::store::{DestinationKey, LearnedWindow, Store};
 
 /// What the handles, the permits and the thread share.
 pub(super) struct Shared {
@@ -119,7 +118,15 @@ impl Shared {
         let workers = workers.max(1);
         // Each transaction in the channel holds one of the slots, so it is never full.
         let (out, untaken) = crossbeam_channel::bounded(workers);
-        let schedule = Schedule::new(workers, config.get());
+        let mut schedule = Schedule::new(workers, config.get());
+        match store.windows() {
+            Ok(kept) => schedule.load_windows(kept),
+            // They are learned again.
+            Err(error) => Line::new("not-read")
+                .key("table", "learned_window")
+                .peer("text", &error.to_string())
+                .error(),
+        }
         Shared {
             store,
             config,
@@ -159,9 +166,11 @@ impl Shared {
         let mut state = self.lock();
         let was_dead = state.schedule.revive(destination, now);
         let news = state.schedule.news();
+        let lessons = state.schedule.lessons();
         self.ring(&mut state);
         drop(state);
         tell(&news);
+        self.keep(lessons);
         was_dead
     }
 
@@ -226,7 +235,7 @@ impl Shared {
             seat.call(Permit::new(self, destination));
         }
         tell(&news);
-        tell_lessons(&lessons);
+        self.keep(lessons);
         self.unclaim(refused);
     }
 
@@ -323,27 +332,66 @@ impl Shared {
         }
     }
 
+    /// Transactions of a destination that are with the workers.
+    pub(super) fn running(&self, destination: &DestinationKey) -> usize {
+        let state = self.lock();
+        state.lanes.get(destination).map_or(0, |lane| lane.running)
+    }
+
+    /// An operator sets a window.
+    pub(super) fn set_window(
+        &self,
+        destination: &DestinationKey,
+        size: Option<usize>,
+        pin: bool,
+    ) -> usize {
+        let now = self.clock.now();
+        let mut state = self.lock();
+        let size = state.schedule.set_window(destination, size, pin, now);
+        let lessons = state.schedule.lessons();
+        self.ring(&mut state);
+        drop(state);
+        self.note(lessons);
+        size
+    }
+
+    /// An operator lets a window begin anew, and a dead destination be tried.
+    pub(super) fn clear_window(&self, destination: &DestinationKey) -> bool {
+        let mut state = self.lock();
+        let cleared = state.schedule.clear_window(destination);
+        let lessons = state.schedule.lessons();
+        self.ring(&mut state);
+        drop(state);
+        self.note(lessons);
+        self.revive(destination) || cleared
+    }
+
+    /// What destinations taught goes to the log and to the store (SC-6).
+    fn keep(&self, lessons: Vec<(DestinationKey, Option<LearnedWindow>)>) {
+        for (destination, window) in &lessons {
+            if let Some(window) = window {
+                Line::new("destination-slowed")
+                    .key("destination", destination)
+                    .num("window", i64::from(window.size))
+                    .peer("text", &window.cause)
+                    .info();
+            }
+        }
+        self.note(lessons);
+    }
+
+    fn note(&self, lessons: Vec<(DestinationKey, Option<LearnedWindow>)>) {
+        for (destination, window) in lessons {
+            self.store.note_window(destination, window);
+        }
+    }
+
     fn ring(&self, state: &mut State) {
         if let Some(until) = state.asleep
             && state.schedule.has_reason_to_wake(until)
         {
             state.asleep = None;
             let _ = self.bell.try_send(()); // full: it rings already
-        }
-    }
-}
-
-/// SC-5: what made a window smaller.
-fn tell_lessons(lessons: &[(DestinationKey, Option<Learned>)]) {
-    for (destination, learned) in lessons {
-        if let Some(learned) = learned
-            && let Some(cause) = &learned.cause
-        {
-            Line::new("destination-slowed")
-                .key("destination", destination)
-                .num("window", learned.size as i64)
-                .peer("text", &cause.text)
-                .info();
         }
     }
 }

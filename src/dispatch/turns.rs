@@ -14,7 +14,7 @@ use super::windows::Windows;
 use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::policy::limit::{Standing, half, room};
-use crate::store::DestinationKey;
+use crate::store::{DestinationKey, LearnedWindow};
 
 /// Most destinations in the line; those in flight are remembered besides.
 pub const MOST_WAITING: usize = 4096;
@@ -191,6 +191,31 @@ impl Turns {
         &self.windows
     }
 
+    /// The same, to change what is known of `key`.
+    pub fn change_window<T>(
+        &mut self,
+        key: &DestinationKey,
+        change: impl FnOnce(&mut Windows) -> T,
+    ) -> T {
+        let changed = change(&mut self.windows);
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.window = self.windows.size(key);
+            entry.wide = false;
+        }
+        self.settle_place(key);
+        changed
+    }
+
+    /// What was kept of windows, before anything else.
+    pub fn load(&mut self, kept: Vec<(DestinationKey, LearnedWindow)>) {
+        self.windows.load(kept);
+    }
+
+    /// Whose lessons went for want of room.
+    pub fn forgotten(&mut self) -> Vec<DestinationKey> {
+        self.windows.forgotten()
+    }
+
     /// It is dead: last attempts go side by side, because however many there are they must come to an end (RT-4), and
     /// nothing more is learned. For one in the line.
     pub fn widen(&mut self, key: &DestinationKey) {
@@ -202,13 +227,7 @@ impl Turns {
 
     /// It was dead and lives again. With `anew` its window begins anew too (SC-7). Whether something was learned before.
     pub fn revive(&mut self, key: &DestinationKey, anew: bool) -> bool {
-        let forgotten = anew && self.windows.forget(key);
-        if let Some(entry) = self.entries.get_mut(key) {
-            entry.window = self.windows.size(key);
-            entry.wide = false;
-        }
-        self.settle_place(key);
-        forgotten
+        self.change_window(key, |windows| anew && windows.forget(key))
     }
 
     /// Transactions in flight.

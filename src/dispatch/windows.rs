@@ -15,7 +15,7 @@ use super::permit::{Feedback, PushBack};
 use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::policy::limit::{Limits, limits};
-use crate::store::DestinationKey;
+use crate::store::{DestinationKey, LearnedWindow};
 
 /// How long a number that a host has shown is believed.
 const BELIEF: Duration = Duration::from_secs(3600);
@@ -36,13 +36,19 @@ pub struct Cause {
     pub at: Timestamp,
 }
 
-/// A window, for listings and for the store.
+/// A window, for listings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Learned {
     /// Connections at once.
     pub size: usize,
     /// What it had to learn; `None`: nothing but successes.
     pub cause: Option<Cause>,
+    /// An operator has fixed it.
+    pub pinned: bool,
+    /// When an attempt last got as far as MAIL.
+    pub success: Option<Timestamp>,
+    /// When one was last refused for want of room, or met nobody.
+    pub failure: Option<Timestamp>,
 }
 
 /// All windows that are not as at first.
@@ -51,6 +57,8 @@ pub struct Windows {
     config: Arc<Config>,
     entries: HashMap<DestinationKey, Window>,
     most: usize,
+    /// What was learned of these went for want of room.
+    forgotten: Vec<DestinationKey>,
 }
 
 #[derive(Debug)]
@@ -64,7 +72,10 @@ struct Window {
     cause: Option<Cause>,
     /// As many were let in when one more was refused, and that is believed until then.
     ceiling: Option<(usize, Timestamp)>,
+    pinned: bool,
     used: Timestamp,
+    success: Option<Timestamp>,
+    failure: Option<Timestamp>,
 }
 
 impl Windows {
@@ -74,6 +85,7 @@ impl Windows {
             config,
             entries: HashMap::new(),
             most: MOST,
+            forgotten: Vec::new(),
         }
     }
 
@@ -116,23 +128,29 @@ impl Windows {
         feedback: &Feedback,
         now: Timestamp,
     ) -> (usize, bool) {
-        let good = feedback.reached_mail && feedback.push_back.is_none();
-        let bad = feedback.push_back.as_ref();
+        let good = feedback.reached_mail;
+        // A host that is down matters little where another takes the mail.
+        let push_back = feedback.push_back.as_ref();
+        let bad = push_back.filter(|push_back| !(push_back.unreached && feedback.reached_mail));
         if !good && bad.is_none() {
             return (self.size(key), false);
         }
         if !self.entries.contains_key(key) {
             let limits = limits(&self.config, key);
-            // Nothing to learn where there is no choice, and nothing to remember where there is no room.
-            if limits.connections == 1 || !self.make_room() {
-                return (limits.initial, false);
-            }
+            self.make_room();
             self.entries.insert(key.clone(), Window::new(limits, now));
         }
         let Some(window) = self.entries.get_mut(key) else {
             return (1, false);
         };
         window.used = now;
+        match bad {
+            Some(_) => window.failure = Some(now),
+            None => window.success = Some(now),
+        }
+        if window.pinned {
+            return (window.size, false);
+        }
         let changed = match bad {
             Some(push_back) => window.halve(in_flight, push_back, now),
             None => window.succeed(in_flight, now),
@@ -142,26 +160,100 @@ impl Windows {
 
     /// It begins anew. Whether it had learned something.
     pub fn forget(&mut self, key: &DestinationKey) -> bool {
-        self.entries
-            .remove(key)
-            .is_some_and(|window| window.cause.is_some())
+        if self.entries.get(key).is_some_and(|window| window.pinned) {
+            return false;
+        }
+        self.clear(key)
     }
 
-    /// Whether one more can be remembered. Forgets the older half of those that had nothing to learn, or if there are
-    /// none, of all.
-    fn make_room(&mut self) -> bool {
-        if self.entries.len() < self.most {
-            return true;
+    /// The same, whatever an operator wanted before.
+    pub fn clear(&mut self, key: &DestinationKey) -> bool {
+        self.entries
+            .remove(key)
+            .is_some_and(|window| !window.is_plain())
+    }
+
+    /// An operator sets it, and may fix it there. The size that it has now.
+    pub fn set(
+        &mut self,
+        key: &DestinationKey,
+        size: Option<usize>,
+        pin: bool,
+        now: Timestamp,
+    ) -> usize {
+        if !self.entries.contains_key(key) {
+            self.make_room();
+            let window = Window::new(limits(&self.config, key), now);
+            self.entries.insert(key.clone(), window);
         }
-        let all = self.entries.values().all(|window| window.cause.is_some());
-        let goes = |window: &Window| all || window.cause.is_none();
+        let Some(window) = self.entries.get_mut(key) else {
+            return 1;
+        };
+        let most = window.limits.connections;
+        window.size = size.unwrap_or(window.size).clamp(1, most);
+        window.good = 0;
+        window.ceiling = None;
+        window.pinned = pin;
+        window.cause = Some(Cause {
+            text: "set by an operator".to_owned(),
+            at: now,
+        });
+        window.size
+    }
+
+    /// What the store kept.
+    pub fn load(&mut self, kept: Vec<(DestinationKey, LearnedWindow)>) {
+        for (key, kept) in kept {
+            let mut window = Window::new(limits(&self.config, &key), kept.at);
+            window.size = (kept.size as usize).clamp(1, window.limits.connections);
+            window.ceiling = kept
+                .ceiling
+                .map(|most| (most as usize, kept.at.plus(BELIEF)));
+            window.pinned = kept.pinned;
+            window.cause = Some(Cause {
+                text: kept.cause,
+                at: kept.at,
+            });
+            self.make_room();
+            self.entries.insert(key, window);
+        }
+    }
+
+    /// What the store is to keep of it.
+    pub fn to_keep(&self, key: &DestinationKey) -> Option<LearnedWindow> {
+        self.entries.get(key).and_then(Window::to_keep)
+    }
+
+    /// Whose lessons went for want of room, since this was asked last.
+    pub fn forgotten(&mut self) -> Vec<DestinationKey> {
+        std::mem::take(&mut self.forgotten)
+    }
+
+    /// All that are not as at first, in no order.
+    pub fn keys(&self) -> impl Iterator<Item = &DestinationKey> {
+        self.entries.keys()
+    }
+
+    /// Makes it possible to remember one more: forgets the older half of those that had nothing to learn, or if there are
+    /// none, of all.
+    fn make_room(&mut self) {
+        if self.entries.len() < self.most {
+            return;
+        }
+        let all = !self.entries.values().any(Window::is_plain);
+        let goes = |window: &Window| all || window.is_plain();
         let old = self.entries.values().filter(|window| goes(window));
         let mut used: Vec<Timestamp> = old.map(|window| window.used).collect();
         let middle = used.len() / 2;
         let (_, &mut last, _) = used.select_nth_unstable(middle);
-        self.entries
-            .retain(|_, window| !goes(window) || window.used > last);
-        true
+        let forgotten = &mut self.forgotten;
+        self.entries.retain(|key, window| {
+            let stays = !goes(window) || window.used > last;
+            if !stays && !window.is_plain() {
+                forgotten.push(key.clone());
+            }
+            stays
+        });
     }
 }
 
@@ -174,7 +266,10 @@ impl Window {
             spared: 0,
             cause: None,
             ceiling: None,
+            pinned: false,
             used: now,
+            success: None,
+            failure: None,
         }
     }
 
@@ -182,7 +277,26 @@ impl Window {
         Learned {
             size: self.size,
             cause: self.cause.clone(),
+            pinned: self.pinned,
+            success: self.success,
+            failure: self.failure,
         }
+    }
+
+    /// Whether nothing but successes made it what it is.
+    fn is_plain(&self) -> bool {
+        self.cause.is_none() && !self.pinned
+    }
+
+    fn to_keep(&self) -> Option<LearnedWindow> {
+        let cause = self.cause.as_ref()?;
+        Some(LearnedWindow {
+            size: number(self.size),
+            ceiling: self.ceiling.map(|(most, _)| number(most)),
+            cause: cause.text.clone(),
+            at: cause.at,
+            pinned: self.pinned,
+        })
     }
 
     /// Whether what was learned is over.
@@ -233,6 +347,10 @@ impl Window {
         });
         self.size < before
     }
+}
+
+fn number(connections: usize) -> u32 {
+    u32::try_from(connections).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -339,6 +457,38 @@ mod tests {
         assert!(windows.get(&key()).unwrap().cause.is_some());
         assert_eq!(windows.heard(&key(), 4, &success(), at(1)), (4, true));
         assert_eq!(windows.get(&key()).unwrap().cause, None);
+    }
+
+    // SC-6
+    #[test]
+    fn what_was_kept_holds_after_a_restart_with_its_cause_and_its_ceiling() {
+        let mut before = windows(2, 20);
+        succeed(&mut before, 5, 20);
+        before.heard(&key(), 4, &refusal("421 too many", false), at(1));
+        let mut after = windows(2, 20);
+        after.load(vec![(key(), before.to_keep(&key()).unwrap())]);
+        assert_eq!(
+            after.get(&key()).unwrap().cause,
+            before.get(&key()).unwrap().cause
+        );
+        assert_eq!(succeed(&mut after, 1000, 20), 3);
+        assert!(after.forget(&key()), "it was dead and lives");
+        assert_eq!((after.size(&key()), after.to_keep(&key())), (2, None));
+    }
+
+    // SC-6, CTL-16
+    #[test]
+    fn a_window_that_is_pinned_stays_until_it_is_cleared() {
+        let mut windows = windows(2, 20);
+        assert_eq!(windows.set(&key(), Some(7), true, at(1)), 7);
+        succeed(&mut windows, 1000, 20);
+        windows.heard(&key(), 7, &refusal("421 too many", false), at(1));
+        assert!(!windows.forget(&key()));
+        assert_eq!(windows.size(&key()), 7);
+        assert!(windows.to_keep(&key()).unwrap().pinned);
+        assert!(windows.clear(&key()));
+        assert_eq!(windows.size(&key()), 2);
+        assert_eq!(windows.set(&key(), Some(70), false, at(1)), 20);
     }
 
     // PRC-8

@@ -65,6 +65,7 @@ mod testing;
 mod tls;
 mod tlsrpt;
 mod types;
+mod window;
 mod writer;
 
 pub use backup::BackupError;
@@ -406,6 +407,20 @@ impl Store {
     /// may be lost when the disk is full.
     pub fn note_tls(&self, seen: TlsSeen) {
         self.inner.tell(Op::NoteTls(seen));
+    }
+
+    /// Remembers what was learned of a destination's window (SC-6), or with `None` that it is over. Waits for nothing, and
+    /// may be lost when the disk is full.
+    pub fn note_window(&self, key: DestinationKey, window: Option<LearnedWindow>) {
+        self.inner.tell(Op::NoteWindow(key, window));
+    }
+
+    /// All windows that were learned.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn windows(&self) -> Result<Vec<(DestinationKey, LearnedWindow)>, StoreError> {
+        self.inner.readers.read(window::all)
     }
 
     /// What is remembered of a domain, however old it is.

@@ -14,12 +14,13 @@ use crate::clock::Timestamp;
 use crate::store::statements::tests::plan;
 
 /// Tables that hold a few rows whatever the length of the queue and of the history.
-const SMALL: [(&str, &str); 3] = [
+const SMALL: [(&str, &str); 4] = [
     (
         "unowned",
         "what is being staged and what is being removed now",
     ),
     ("pause", "what operators have paused"),
+    ("learned_window", "as many as dispatch remembers"),
     ("queue", "one row"),
 ];
 

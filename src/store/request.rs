@@ -8,8 +8,8 @@ use super::change::{ChangeStep, Ended, Hit};
 use super::notice::SendNotice;
 use super::reply::Reply;
 use super::{
-    ClaimRequest, Claimed, DelayNoted, NewRow, NoticeKind, Pause, PauseScope, ReportChange,
-    Settled, Settlement, StsChange, TlsSeen,
+    ClaimRequest, Claimed, DelayNoted, DestinationKey, LearnedWindow, NewRow, NoticeKind, Pause,
+    PauseScope, ReportChange, Settled, Settlement, StsChange, TlsSeen,
 };
 use crate::clock::Timestamp;
 use crate::message::{Head, QueueId};
@@ -67,6 +67,8 @@ pub(super) enum Op {
     NoteTls(TlsSeen),
     /// What is remembered of a domain's TLS is no longer true.
     ForgetTls(String),
+    /// A window was learned, or is so no longer.
+    NoteWindow(DestinationKey, Option<LearnedWindow>),
     /// The cache of MTA-STS policies changes.
     ChangeSts(StsChange),
     /// TLS reports, and what is counted for them.

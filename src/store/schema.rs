@@ -8,12 +8,13 @@ use super::OpenError;
 pub(super) const APPLICATION_ID: i32 = 0x7068_7351;
 
 /// The schema files in order; the first takes an empty database to version 1.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 6] = [
     include_str!("schema/0001.sql"),
     include_str!("schema/0002.sql"),
     include_str!("schema/0003.sql"),
     include_str!("schema/0004.sql"),
     include_str!("schema/0005.sql"),
+    include_str!("schema/0006.sql"),
 ];
 
 /// The version this program writes.

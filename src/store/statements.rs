@@ -104,6 +104,10 @@ statements! {
     note_tls: "INSERT INTO tls_memory (domain, since, encrypted, verified, requiretls) VALUES (?1, ?2, ?2, ?3, ?4) \
         ON CONFLICT DO UPDATE SET encrypted = excluded.encrypted, verified = coalesce(excluded.verified, verified), \
         requiretls = coalesce(excluded.requiretls, requiretls)";
+    note_window: "INSERT INTO learned_window (destination, size, ceiling, cause, at, pinned) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
+        ON CONFLICT DO UPDATE SET size = excluded.size, ceiling = excluded.ceiling, cause = excluded.cause, \
+        at = excluded.at, pinned = excluded.pinned";
+    forget_window: "DELETE FROM learned_window WHERE destination = ?1";
     forget_tls: "DELETE FROM tls_memory WHERE domain = ?1";
     forget_tls_before: "DELETE FROM tls_memory WHERE domain = ?1 AND encrypted < ?2";
     /// A bounded step: more than one row goes for each that comes.

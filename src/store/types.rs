@@ -539,6 +539,21 @@ pub struct Pause {
     pub reason: String,
 }
 
+/// How many connections a destination takes, as far as that had to be learned (SC-6).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LearnedWindow {
+    /// At once.
+    pub size: u32,
+    /// So many were let in when one more was refused.
+    pub ceiling: Option<u32>,
+    /// The reply or the error.
+    pub cause: String,
+    /// When it came.
+    pub at: Timestamp,
+    /// An operator has fixed it.
+    pub pinned: bool,
+}
+
 /// Numbers for `stats`.
 #[derive(Clone, Debug, Default)]
 pub struct StoreStats {

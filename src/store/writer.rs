@@ -518,6 +518,9 @@ impl<'c> Writer<'c> {
             Op::Summary { addresses, message } => self.send_summary(addresses, message.as_ref()),
             Op::Pause { scope, pause } => self.set_pause(scope, pause.as_ref()).map(Answer::Lifted),
             Op::NoteTls(seen) => self.note_tls(seen).map(|()| Answer::Done),
+            Op::NoteWindow(key, window) => self
+                .note_window(key, window.as_ref())
+                .map(|()| Answer::Done),
             Op::ForgetTls(domain) => self.forget_tls(domain).map(Answer::Lifted),
             Op::ChangeSts(change) => self.change_sts(change).map(Answer::Lifted),
             Op::ChangeReport(change) => self.change_report(change).map(Answer::Lifted),

@@ -17,8 +17,8 @@ pub mod verbs;
 use std::time::Duration;
 
 use crate::delivery::{Doing, Probe, Trial};
-use crate::dispatch::Wake;
 use crate::dispatch::dead::DeadDestination;
+use crate::dispatch::{Known, Wake};
 use crate::metrics::Text;
 use crate::policy::failure::Failure;
 use crate::smtp::address::Domain;
@@ -72,6 +72,21 @@ pub trait Host: Send + Sync {
 
     /// A destination that is dead, or a transport that is broken, counts as neither from now on. Whether it was.
     fn revive(&self, _destination: &DestinationKey) -> bool {
+        false
+    }
+
+    /// Destinations of which anything is known, for `domains`.
+    fn known(&self) -> Vec<Known> {
+        Vec::new()
+    }
+
+    /// Sets the window of a destination, and may fix it there (SC-6). The size that it has now.
+    fn set_window(&self, _destination: &DestinationKey, _size: Option<usize>, _pin: bool) -> usize {
+        0
+    }
+
+    /// Forgets what was learned of a destination. Whether there was something.
+    fn clear_window(&self, _destination: &DestinationKey) -> bool {
         false
     }
 

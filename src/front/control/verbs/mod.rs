@@ -2,6 +2,7 @@
 
 mod change;
 mod daemon;
+mod domains;
 mod list;
 mod pause;
 mod show;
@@ -178,6 +179,13 @@ pub const TABLE: &[Verb] = &[
         help: "Show what domains reached in TLS, or what holds for one; forget it; test it by one connection; show TLS reports.",
         rights: Rights::All,
         run: tls::tlsinfo,
+    },
+    Verb {
+        name: "domains",
+        usage: "[domain=D|transport=T] [set=N] [pin|clear]",
+        help: "List destinations with their windows; set the window of one, pin it, or let it begin anew.",
+        rights: Rights::All,
+        run: domains::domains,
     },
     Verb {
         name: "transports",
