@@ -281,7 +281,7 @@ impl Reader<'_> {
             }
             let prefix = format!(": transport[{n}].");
             let faulty = self.problems.iter().any(|(_, line)| line.contains(&prefix));
-            match table.checked(&config.deliver) {
+            match table.checked(&config.deliver, &config.retry) {
                 // One fault is enough; what follows from it is noise.
                 _ if faulty => {}
                 Ok(transport) => config.transport.push(transport),
@@ -504,6 +504,10 @@ mod tests {
             (
                 "[[transport]]\nname = \"d\"\nkind = \"direct\"\ndot_timeout = \"0s\"",
                 "f.toml:5: transport[0].dot_timeout: ",
+            ),
+            (
+                "[[transport]]\nname = \"d\"\nkind = \"direct\"\ndelay_notices = [\"2h\", \"1h\"]",
+                "f.toml:5: transport[0].delay_notices: the ages must rise",
             ),
             (
                 "[[transport]]\nname = \"d\"\nkind = \"direct\"\nredial = 2",
@@ -730,7 +734,7 @@ mod tests {
              danger_accept_invalid_certs = true\nca_file = \"/ca.pem\"\nuser = \"u\"\npassword = \"p\"\n\
              mechanisms = [\"PLAIN\", \"SCRAM-SHA-1\"]\ndanger_auth_without_tls = true\nredial = 0\n\
              command_timeout = \"1m30s\"\nfamily = \"only6\"\npipelining = false\nprobe = \"require\"\nproxy = \"socks5://[::1]\"\n\
-             [[transport]]\nname = \"n\"\nkind = \"discard\"\n\
+             [[transport]]\nname = \"n\"\nkind = \"discard\"\nintervals = [\"1m\", \"1h30m\"]\njitter = 0.25\nmax_attempts = 4\n\
              [[transport]]\nname = \"l\"\nkind = \"lmtp\"\nhosts = [\"unix:/run/a b\"]\n\
              [[transport]]\nname = \"m\"\nkind = \"lmtp\"\nhosts = [\"[::1]:24\"]\ntls = \"none\"\n\
              [[transport]]\nname = \"f\"\nkind = \"fail\"\ncode = 450\ntext = \"later\"\n\

@@ -50,7 +50,7 @@ pub use route::Route;
 pub use secret::Secret;
 pub use table::Setting;
 pub use tls::{Tls, TlsMemory, TlsPolicy, TlsVersion, TlsWanted};
-pub use transport::{Line, RelayHost, Transport, TransportKind};
+pub use transport::{Line, OwnRetry, RelayHost, Transport, TransportKind};
 pub use units::{Rate, Size, Span};
 
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -166,6 +166,19 @@ impl Config {
     pub fn deliver_of<'a>(&'a self, line: &'a Option<Arc<Line>>) -> &'a Deliver {
         let own = line.as_ref().and_then(|line| line.deliver.as_ref());
         own.unwrap_or(&self.deliver)
+    }
+
+    /// `[retry]` as it holds for the transport of this name (CFG-19).
+    pub fn retry_of(&self, transport: &str) -> &Retry {
+        let own = self.transport(transport);
+        let own = own.and_then(|transport| transport.retry.as_ref());
+        own.map_or(&self.retry, |own| &own.terms)
+    }
+
+    /// `[retry]` of all transports that have one of their own.
+    pub fn own_retries(&self) -> impl Iterator<Item = (&Transport, &Retry)> {
+        let own = self.transport.iter();
+        own.filter_map(|transport| Some((transport, &transport.retry.as_ref()?.terms)))
     }
 
     /// What weakens safety in this configuration, in words for the log at each start and for `stats` (SEC-12).

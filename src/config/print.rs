@@ -99,7 +99,7 @@ impl Config {
     }
 }
 
-/// With the keys of `[deliver]` that it has for itself.
+/// With the keys of `[deliver]` and `[retry]` that it has for itself.
 fn transport_table(out: &mut String, transport: &Transport) {
     let own = TransportTable::from(transport);
     table(out, &own);

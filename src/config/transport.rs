@@ -11,6 +11,7 @@ use toml::de::DeValue;
 use super::deliver::Deliver;
 use super::proxy::Proxy;
 use super::relay::{Access, HostOrder, Login, Relay, RelayTls, StartProbe};
+use super::retry::Retry;
 use super::secret::Secret;
 use super::table::{Fault, Table, table, words};
 use super::value::{Value, absolute_if_any, parsed, quoted, socket_path, within};
@@ -30,6 +31,17 @@ pub struct Transport {
     pub kind: TransportKind,
     /// How it sets out, where that is not what `[deliver]` says; `None`: in nothing.
     pub line: Option<Arc<Line>>,
+    /// When its mail is tried again, where that is not what `[retry]` says; `None`: in nothing.
+    pub retry: Option<Arc<OwnRetry>>,
+}
+
+/// `[retry]` of one transport (CFG-19).
+#[derive(Clone, Debug, PartialEq)]
+pub struct OwnRetry {
+    /// `[retry]` with the transport's own keys in place of those there.
+    pub terms: Retry,
+    /// Which those are, as TOML.
+    pub overrides: Vec<(&'static str, String)>,
 }
 
 /// From where, as whom and through what a transport connects, where that is not what `[deliver]` says (RO-11, RO-17).
@@ -237,19 +249,19 @@ table! {
         source_addresses: Vec<IpAddr> = "[]";
     }
     plus {
-        /// Keys of `[deliver]` that stand here with another value, as TOML.
+        /// Keys of `[deliver]` and `[retry]` that stand here with another value, as TOML.
         overrides: Vec<(&'static str, String)> = Vec::new();
     }
     later [
         "connections", "rate", "recipients", "dial_interval", "command", "timeout",
-        "line_end", "temporary_exits", "path", "url", "authorization", "to", "allow", "intervals",
-        "jitter", "lifetime", "max_attempts", "delay_notices", "smtp_port", "allow_private", "address_literals",
+        "line_end", "temporary_exits", "path", "url", "authorization", "to", "allow", "smtp_port", "allow_private",
+        "address_literals",
     ]
-    also override_deliver
+    also own_value
 }
 
 /// Keys of `[deliver]` that a transport may have for itself (CFG-19).
-pub(super) const OVERRIDES: [&str; 17] = [
+pub(super) const OF_DELIVER: [&str; 17] = [
     "dial_timeout",
     "host_timeout",
     "command_timeout",
@@ -269,32 +281,53 @@ pub(super) const OVERRIDES: [&str; 17] = [
     "session_messages",
 ];
 
-/// Reads a key as `[deliver]` does.
-fn override_deliver(
+/// Those of `[retry]`: all of them.
+pub(super) const OF_RETRY: [&str; 5] = [
+    "intervals",
+    "jitter",
+    "lifetime",
+    "max_attempts",
+    "delay_notices",
+];
+
+/// Reads a key as `[deliver]` or `[retry]` does.
+fn own_value(
     table: &mut TransportTable,
     key: &str,
     value: &Spanned<DeValue<'_>>,
 ) -> Option<Result<(), Fault>> {
-    let key = OVERRIDES.into_iter().find(|known| *known == key)?;
-    let mut scratch = Deliver::defaults();
-    let result = scratch.set(key, value)?;
-    if result.is_ok() {
-        let shown = scratch.show().into_iter().find(|(of, _)| of.key == key);
-        let text = shown.and_then(|(_, text)| text);
-        table.overrides.extend(text.map(|text| (key, text)));
-    }
-    Some(result)
+    let (key, text) = match OF_DELIVER.into_iter().find(|known| *known == key) {
+        Some(key) => (key, read_as::<Deliver>(key, value)?),
+        None => {
+            let key = OF_RETRY.into_iter().find(|known| *known == key)?;
+            (key, read_as::<Retry>(key, value)?)
+        }
+    };
+    Some(text.map(|text| table.overrides.extend(text.map(|text| (key, text)))))
 }
 
-/// `[deliver]` with these keys in place of its own.
-fn overridden(deliver: &Deliver, overrides: &[(&'static str, String)]) -> Deliver {
-    let mut deliver = deliver.clone();
+/// The value as TOML, if a table of this kind may have it.
+fn read_as<T: Table>(
+    key: &str,
+    value: &Spanned<DeValue<'_>>,
+) -> Option<Result<Option<String>, Fault>> {
+    let mut scratch = T::defaults();
+    let result = scratch.set(key, value)?;
+    Some(result.map(|()| {
+        let shown = scratch.show().into_iter().find(|(of, _)| of.key == key);
+        shown.and_then(|(_, text)| text)
+    }))
+}
+
+/// A table with these keys in place of its own.
+fn overridden<T: Table + Clone>(table: &T, overrides: &[(&'static str, String)]) -> T {
+    let mut table = table.clone();
     for (key, text) in overrides {
         let value = DeValue::parse(text).ok();
-        let read = value.and_then(|value| deliver.set(key, &value));
+        let read = value.and_then(|value| table.set(key, &value));
         debug_assert!(matches!(read, Some(Ok(()))), "it was read before");
     }
-    deliver
+    table
 }
 
 fn transport_name(name: &str) -> Result<(), String> {
@@ -347,6 +380,7 @@ impl TransportTable {
     pub(super) fn checked(
         &self,
         deliver: &Deliver,
+        retry: &Retry,
     ) -> Result<Transport, (&'static str, &'static str)> {
         let kind = match self.kind {
             KindWord::Relay | KindWord::Lmtp => TransportKind::Relay(Arc::new(self.relay()?)),
@@ -379,12 +413,15 @@ impl TransportTable {
         {
             return Err(("source_addresses", "an address of this host is wanted"));
         }
+        let overrides = self.overrides.iter().cloned();
+        let (of_retry, of_deliver): (Vec<_>, Vec<_>) =
+            overrides.partition(|(key, _)| OF_RETRY.contains(key));
         let line = Line {
             helo: self.helo.clone(),
             source_addresses: self.source_addresses.clone(),
             proxy: self.proxy.clone(),
-            deliver: (!self.overrides.is_empty()).then(|| overridden(deliver, &self.overrides)),
-            overrides: self.overrides.clone(),
+            deliver: (!of_deliver.is_empty()).then(|| overridden(deliver, &of_deliver)),
+            overrides: of_deliver,
         };
         let connects = matches!(kind, TransportKind::Direct | TransportKind::Relay(_));
         if !connects && line != Line::default() {
@@ -394,6 +431,12 @@ impl TransportTable {
             name: self.name.clone(),
             kind,
             line: (line != Line::default()).then(|| Arc::new(line)),
+            retry: (!of_retry.is_empty()).then(|| {
+                Arc::new(OwnRetry {
+                    terms: overridden(retry, &of_retry),
+                    overrides: of_retry,
+                })
+            }),
         })
     }
 
@@ -531,6 +574,9 @@ impl From<&Transport> for TransportTable {
             table.source_addresses.clone_from(&line.source_addresses);
             table.proxy.clone_from(&line.proxy);
             table.overrides.clone_from(&line.overrides);
+        }
+        if let Some(own) = &transport.retry {
+            table.overrides.extend_from_slice(&own.overrides);
         }
         table
     }

@@ -88,8 +88,10 @@ pub(super) fn settle(parts: &Parts, running: &Running, happened: Vec<Happened>) 
     for one in happened {
         let row = &running.rows[one.row];
         let counted = is_attempt(&one, &dialled);
-        let verdict = judge(&config, running, &one, now, counted);
-        let destination = next_destination(&config, running, one.row, counted);
+        let routed = next_way(&config, running, one.row, counted);
+        let terms = Terms::between(&config, &running.head, &running.transport, routed.name);
+        let verdict = judge(&terms, running, &one, now, counted);
+        let destination = routed.destination;
         let attempt = record(running, &one, &dialled);
         if attempt.may_be_sent_twice {
             doubtful.push(row.id);
@@ -108,7 +110,7 @@ pub(super) fn settle(parts: &Parts, running: &Running, happened: Vec<Happened>) 
             verdict,
             destination,
             attempt,
-            delay_due: notice::next_delay_of(&config, &running.head, row.delay_told),
+            delay_due: notice::next_delay_of(&terms, &running.head, row.delay_told),
             unconfirmed: row.recipient.notify.success
                 && one.result.as_ref().is_ok_and(|accepted| !accepted.confirms),
             poison: one.poison,
@@ -220,7 +222,7 @@ fn is_attempt(one: &Happened, dialled: &[IpAddr]) -> bool {
 }
 
 fn judge(
-    config: &Config,
+    terms: &Terms<'_>,
     running: &Running,
     one: &Happened,
     now: Timestamp,
@@ -229,7 +231,6 @@ fn judge(
     let Err(failure) = &one.result else {
         return Verdict::Delivered;
     };
-    let terms = Terms::of(config, &running.head);
     let before = running.rows[one.row].attempts;
     let mut ended = Ended {
         attempts: before.saturating_add(1),
@@ -240,7 +241,7 @@ fn judge(
     if counted {
         return verdict::verdict(
             failure,
-            &terms,
+            terms,
             &ended,
             one.scene.both_families,
             running.random,
@@ -261,13 +262,13 @@ fn judge(
     }
 }
 
-/// The group it waits in from now on: routes may depend on attempts (RO-2).
-fn next_destination(
-    config: &Config,
-    running: &Running,
+/// The way it takes from now on, and the group it waits in: routes may depend on attempts (RO-2).
+fn next_way<'a>(
+    config: &'a Config,
+    running: &'a Running,
     row: usize,
     counted: bool,
-) -> DestinationKey {
+) -> route::Routed<'a> {
     let row = &running.rows[row];
     let facts = route::RouteFacts {
         caller: &running.head.caller,
@@ -276,7 +277,7 @@ fn next_destination(
         attempts: row.attempts.saturating_add(u32::from(counted)),
         operator: row.transport.as_deref(),
     };
-    route::route(config, &facts).destination
+    route::route(config, &facts)
 }
 
 fn record(running: &Running, one: &Happened, dialled: &[IpAddr]) -> Attempt {

@@ -288,6 +288,7 @@ mod tests {
             name: "smart".to_owned(),
             kind: TransportKind::Relay(Arc::new(Relay::plain(hosts))),
             line: None,
+            retry: None,
         }];
         let pause = |scope: &PauseScope| {
             let pause = Pause {

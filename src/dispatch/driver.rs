@@ -16,9 +16,10 @@ use super::turns::Pick;
 use crate::clock::Timestamp;
 use crate::heap;
 use crate::log::Line;
+use crate::message::Head;
 use crate::policy::limit::limits;
-use crate::policy::retry::{Lifetimes, Terms, longest_wait};
-use crate::store::{ClaimAction, ClaimRequest, DueRecipient, StoreError};
+use crate::policy::retry::{Lifetimes, Terms, longest_wait_of_all};
+use crate::store::{ClaimAction, ClaimRequest, DueRecipient, RecipientRow, StoreError};
 
 /// Longest sleep while mail waits for its time, so that a step of the wall clock is noticed (RT-9). Waking to look at
 /// the clock makes no query.
@@ -246,7 +247,8 @@ impl Driver {
             }
         };
         // Mail at its expiry is not alone: all of it goes.
-        let last = |job: &Job| Terms::of(blocks.config(), &job.head).expiry() <= now;
+        let last =
+            |job: &Job| Terms::by(blocks.config(), &job.head, &job.transport).expiry() <= now;
         let alone = pick.probe.is_some() && !batch.jobs.first().is_some_and(last);
         Looked {
             pick: pick.clone(),
@@ -269,10 +271,14 @@ impl Driver {
     ) -> Result<Batch, StoreError> {
         let store = &self.shared.store;
         if probe.last_attempts {
-            let lifetimes = Lifetimes::of(blocks.config());
+            let config = blocks.config();
+            let lifetimes = Lifetimes::shortest_at(config, &pick.key);
+            let expiry_of =
+                |head: &Head, row: &RecipientRow| Terms::of_waiting(config, head, row).expiry();
             let mut next = None;
             let batch = gather(pick, blocks, pick.slots, |limit| {
-                let (rows, first) = store.at_expiry(&pick.key, now, &lifetimes, limit)?;
+                let (rows, first) =
+                    store.at_expiry(&pick.key, now, &lifetimes, &expiry_of, limit)?;
                 next = first;
                 Ok(rows)
             })?;
@@ -325,8 +331,7 @@ impl Driver {
 
     /// After the clock was put back nothing waits longer than the longest interval (RT-9).
     fn recall(&self, now: Timestamp) {
-        let config = self.shared.config.get();
-        let longest = longest_wait(&config.retry.intervals, config.retry.jitter);
+        let longest = longest_wait_of_all(&self.shared.config.get());
         match self.shared.store.pull_in(now.plus(longest)) {
             Ok(0) => {}
             Ok(count) => Line::new("clock-went-back").num("rcpts", count).warn(),
@@ -368,7 +373,7 @@ fn gather(
 /// all its recipients, so that they stay together.
 fn claim(job: &Job, blocks: &Blocks, now: Timestamp) -> ClaimRequest {
     let attempts = job.rows.first().map_or(0, |row| row.attempts);
-    let terms = Terms::of(blocks.config(), &job.head);
+    let terms = Terms::by(blocks.config(), &job.head, &job.transport);
     ClaimRequest {
         id: job.head.id,
         numbers: job.rows.iter().map(|row| row.id.number).collect(),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::memory::{Memory, Share};
 use super::refusal::Refusal;
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::config::{BareNewline, Config, Live};
 use crate::dispatch::{Dispatcher, Permit, Transaction, Wake};
 use crate::log::Line;
@@ -443,7 +443,6 @@ impl Incoming<'_> {
             waiting: Vec::new(),
         };
         let mut groups: HashMap<(String, DestinationKey), Group> = HashMap::new();
-        let delay_due = notice::next_delay_of(config, head, std::time::Duration::ZERO);
         for (index, recipient) in recipients.into_iter().enumerate() {
             let routed = route(
                 config,
@@ -458,8 +457,13 @@ impl Incoming<'_> {
             let (name, destination) = (routed.name.to_owned(), routed.destination);
             let group = groups
                 .entry((name, destination.clone()))
-                .or_insert_with(|| Group {
+                .or_insert_with_key(|(name, _)| Group {
                     usable: routed.transport.is_ok(),
+                    delay_due: notice::next_delay_of(
+                        &Terms::by(config, head, name),
+                        head,
+                        std::time::Duration::ZERO,
+                    ),
                     members: Vec::new(),
                 });
             group.members.push(index);
@@ -468,7 +472,7 @@ impl Incoming<'_> {
                 destination,
                 due: head.arrived,
                 hold: None,
-                delay_due,
+                delay_due: group.delay_due,
                 claim: None,
             });
         }
@@ -532,6 +536,8 @@ impl Incoming<'_> {
 struct Group {
     /// Its transport exists.
     usable: bool,
+    /// When its senders are told of a delay.
+    delay_due: Option<Timestamp>,
     /// Indices of its recipients.
     members: Vec<usize>,
 }
@@ -558,7 +564,8 @@ impl Plan {
         permit: Permit,
     ) {
         // the back-off that counts if this attempt is cut off.
-        let next_attempt = Terms::of(config, head).next_attempt(1, head.arrived, rand::random());
+        let terms = Terms::by(config, head, &transport);
+        let next_attempt = terms.next_attempt(1, head.arrived, rand::random());
         let mut recipients = Vec::with_capacity(group.members.len());
         for index in &group.members {
             let row = &mut self.rows[*index];

@@ -173,9 +173,10 @@ fn note_delays(parts: &Teller, config: &Config, now: Timestamp) -> Result<(), St
             .map(|delay| {
                 // What cannot be read is dispatch's to hold.
                 let (told, next) = delay.facts.as_ref().map_or((None, None), |(head, row)| {
-                    let told = notice::delay_reached(config, head, row.delay_told, now);
+                    let terms = Terms::of_waiting(config, head, row);
+                    let told = notice::delay_reached(&terms, head, row.delay_told, now);
                     let known = told.unwrap_or(row.delay_told);
-                    let next = notice::next_delay_of(config, head, known);
+                    let next = notice::next_delay_of(&terms, head, known);
                     // Past the expiry an age that went by is nothing to wait for.
                     (told, next.filter(|next| *next > now))
                 });
@@ -540,7 +541,7 @@ fn delayed(
     } else if block.reason.is_empty() {
         block.reason = "It waits for its first attempt.".to_owned();
     }
-    block.retry_until = Some(Terms::of(config, head).expiry());
+    block.retry_until = Some(Terms::of_waiting(config, head, row).expiry());
     block
 }
 

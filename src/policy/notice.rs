@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::config::Config;
 use crate::message::{Head, Notify, dsn::Action};
 use crate::policy::retry::Terms;
 
@@ -23,12 +22,13 @@ pub fn wanted(answerable: bool, notify: Notify, action: Action) -> bool {
     }
 }
 
-/// When the sender of a message is to be told next that a recipient is still here, under the configuration in force:
-/// at the first age past `told`, the one that was told last. It may have gone by already, when ages were lowered.
-/// `None` when no further one will ever be due (RT-8: each age at most once, none at or past the expiry).
-pub fn next_delay_of(config: &Config, head: &Head, told: Duration) -> Option<Timestamp> {
+/// When the sender of a message is to be told next that a recipient is still here, under the terms in force: at the
+/// first age past `told`, the one that was told last. It may have gone by already, when ages were lowered. `None` when
+/// no further one will ever be due (RT-8: each age at most once, none at or past the expiry).
+pub fn next_delay_of(terms: &Terms<'_>, head: &Head, told: Duration) -> Option<Timestamp> {
     head.reverse_path.mailbox()?;
-    ages_before_expiry(config, head)
+    terms
+        .delay_notices()
         .filter(|age| *age > told)
         .min()
         .map(|age| head.arrived.plus(age))
@@ -37,31 +37,26 @@ pub fn next_delay_of(config: &Config, head: &Head, told: Duration) -> Option<Tim
 /// The age that a delay notice sent now tells: the last one reached, if it was not told before. Several that went by
 /// together, as while the daemon was down, are one notice.
 pub fn delay_reached(
-    config: &Config,
+    terms: &Terms<'_>,
     head: &Head,
     told: Duration,
     now: Timestamp,
 ) -> Option<Duration> {
     head.reverse_path.mailbox()?;
     // The attempt that follows is the last, and its end is told (RT-4).
-    if now >= Terms::of(config, head).expiry() {
+    if now >= terms.expiry() {
         return None;
     }
-    ages_before_expiry(config, head)
+    terms
+        .delay_notices()
         .filter(|age| *age > told && head.arrived.plus(*age) <= now)
         .max()
-}
-
-fn ages_before_expiry(config: &Config, head: &Head) -> impl Iterator<Item = Duration> {
-    let expiry = Terms::of(config, head).expiry();
-    let ages = config.retry.delay_notices.iter().map(|age| age.get());
-    ages.filter(move |age| head.arrived.plus(*age) < expiry)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Span;
+    use crate::config::{Config, Span};
     use crate::message::{QueueId, RequireTls};
     use crate::smtp::address::{Domain, ReversePath};
 
@@ -128,10 +123,12 @@ mod tests {
         let start = Timestamp::from_secs(1_000_000);
         let head = head(start);
         let next = |config: &Config, told| {
-            next_delay_of(config, &head, hours(told)).map(|at| at.since(start).as_secs() / 3600)
+            next_delay_of(&Terms::of(config, &head), &head, hours(told))
+                .map(|at| at.since(start).as_secs() / 3600)
         };
         let reached = |config: &Config, told, age| {
-            delay_reached(config, &head, hours(told), start.plus(hours(age)))
+            let terms = Terms::of(config, &head);
+            delay_reached(&terms, &head, hours(told), start.plus(hours(age)))
                 .map(|age| age.as_secs() / 3600)
         };
         // The third of the default ages is the expiry itself.

@@ -3,12 +3,19 @@
 //! Pure: settings, facts and a random number in, a time out. Nothing is remembered between calls, so a changed
 //! setting applies to mail that is already queued (CFG-6). Whether a failure is worth a retry at all is the business
 //! of `policy::verdict`.
+//!
+//! A transport may have terms of its own (CFG-19), and routes may change the transport with the attempts. After a failed
+//! attempt the wait is what the transport of that attempt asks for, as its schedule knows how soon it is worth another
+//! look. Whether there is an end, and when, says the transport by which the recipient would go next: by that one it
+//! waits from then on, and a way out that was made for what another could not deliver must get it.
 
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::config::{Config, Span};
+use crate::config::{Config, Retry, Span, TransportKind};
 use crate::message::Head;
+use crate::policy::route::{RouteFacts, relay_of, route};
+use crate::store::{DestinationKey, RecipientRow};
 
 /// The caller that our own notices carry (RT-10).
 pub const DSN_CALLER: &str = "dsn";
@@ -28,8 +35,26 @@ pub struct Lifetimes {
 impl Lifetimes {
     /// Those of the configuration.
     pub fn of(config: &Config) -> Lifetimes {
+        Lifetimes::under(config, &config.retry)
+    }
+
+    /// The shortest that hold for anything that waits for this destination: the direct transports share theirs.
+    pub fn shortest_at(config: &Config, destination: &DestinationKey) -> Lifetimes {
+        let mut lifetimes = match relay_of(destination) {
+            Some(transport) => return Lifetimes::under(config, config.retry_of(transport)),
+            None => Lifetimes::of(config),
+        };
+        for (transport, own) in config.own_retries() {
+            if transport.kind == TransportKind::Direct {
+                lifetimes.mail = lifetimes.mail.min(own.lifetime.get());
+            }
+        }
+        lifetimes
+    }
+
+    fn under(config: &Config, retry: &Retry) -> Lifetimes {
         Lifetimes {
-            mail: config.retry.lifetime.get(),
+            mail: retry.lifetime.get(),
             notices: config.dsn.lifetime.get(),
         }
     }
@@ -43,14 +68,15 @@ impl Lifetimes {
     }
 }
 
-/// The retry settings in force for one message: those of the configuration, or the message's own (RT-11).
-/// Taken anew for each use.
+/// The retry settings in force for one recipient: those of the configuration or of its transport (CFG-19), or the
+/// message's own (RT-11). Taken anew for each use.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms<'a> {
     intervals: &'a [Span],
     jitter: f64,
     lifetime: Duration,
     max_attempts: Option<u32>,
+    delay_notices: &'a [Span],
     arrived: Timestamp,
 }
 
@@ -79,17 +105,54 @@ pub enum Course {
 }
 
 impl<'a> Terms<'a> {
-    /// The terms of `head` under `config`.
+    /// The terms of `head` where its transport has none of its own.
     pub fn of(config: &'a Config, head: &Head) -> Terms<'a> {
+        Terms::under(config, head, &config.retry, &config.retry)
+    }
+
+    /// Those while it goes by the transport of this name.
+    pub fn by(config: &'a Config, head: &Head, transport: &str) -> Terms<'a> {
+        Terms::between(config, head, transport, transport)
+    }
+
+    /// Those after an attempt by the transport `last`, when the next one would go by `next`.
+    pub fn between(config: &'a Config, head: &Head, last: &str, next: &str) -> Terms<'a> {
+        Terms::under(config, head, config.retry_of(last), config.retry_of(next))
+    }
+
+    /// Those of a recipient that waits, which routes may bring anywhere.
+    pub fn of_waiting(config: &'a Config, head: &Head, row: &RecipientRow) -> Terms<'a> {
+        if config.own_retries().next().is_none() {
+            return Terms::of(config, head);
+        }
+        let facts = RouteFacts {
+            caller: &head.caller,
+            from: &head.reverse_path,
+            to: &row.recipient.path,
+            attempts: row.attempts,
+            operator: row.transport.as_deref(),
+        };
+        Terms::by(config, head, route(config, &facts).name)
+    }
+
+    fn under(config: &Config, head: &Head, waits: &'a Retry, ends: &'a Retry) -> Terms<'a> {
         // RT-10: notices about mail must not outlive the interest in it.
-        let lifetime = Lifetimes::of(config).of_caller(&head.caller);
+        let lifetime = Lifetimes::under(config, ends).of_caller(&head.caller);
         Terms {
-            intervals: &config.retry.intervals,
-            jitter: config.retry.jitter,
+            intervals: &waits.intervals,
+            jitter: waits.jitter,
             lifetime: head.lifetime.unwrap_or(lifetime),
-            max_attempts: head.max_attempts.or(config.retry.max_attempts),
+            max_attempts: head.max_attempts.or(ends.max_attempts),
+            delay_notices: &ends.delay_notices,
             arrived: head.arrived,
         }
+    }
+
+    /// The ages at which its sender is told that it still waits: those before the expiry, rising (RT-8).
+    pub fn delay_notices(&self) -> impl Iterator<Item = Duration> {
+        let (arrived, expiry) = (self.arrived, self.expiry());
+        let ages = self.delay_notices.iter().map(|age| age.get());
+        ages.filter(move |age| arrived.plus(*age) < expiry)
     }
 
     /// When the lifetime ends. An attempt that ends at this time or later is the last one (RT-3).
@@ -142,7 +205,15 @@ impl<'a> Terms<'a> {
     }
 }
 
-/// The longest wait that `intervals` and `jitter` can ask for; what waits longer was scheduled by another clock (RT-9).
+/// The longest wait that any transport can ask for; what waits longer was scheduled by another clock (RT-9).
+pub fn longest_wait_of_all(config: &Config) -> Duration {
+    let own = config.own_retries().map(|(_, own)| own);
+    let waits = own.chain([&config.retry]);
+    let longest = waits.map(|retry| longest_wait(&retry.intervals, retry.jitter));
+    longest.max().unwrap_or_default()
+}
+
+/// The longest wait that `intervals` and `jitter` can ask for.
 pub fn longest_wait(intervals: &[Span], jitter: f64) -> Duration {
     let longest = intervals.iter().max().map_or(Duration::ZERO, |s| s.get());
     spread(longest, jitter, 1.0)
@@ -182,6 +253,7 @@ mod tests {
             jitter: 0.0,
             lifetime: Duration::from_secs(5 * DAY),
             max_attempts: None,
+            delay_notices: &[],
             arrived: at(0),
         }
     }
@@ -332,6 +404,108 @@ mod tests {
             terms.after_failure(&back, 0.5),
             Course::Again(now.plus(Duration::from_secs(16 * HOUR)))
         );
+    }
+
+    fn with_transports(text: &str) -> Config {
+        let text = format!("hostname = \"here.example\"\n{text}");
+        Config::parse(&text, std::path::Path::new("f")).unwrap()
+    }
+
+    fn head() -> Head {
+        Head {
+            id: crate::message::QueueId::new(1).unwrap(),
+            arrived: at(0),
+            caller: "relay".to_owned(),
+            client: String::new(),
+            reverse_path: crate::smtp::address::ReversePath::Null,
+            added_header: Vec::new(),
+            message_id: String::new(),
+            subject: String::new(),
+            size: 0,
+            eight_bit: false,
+            utf8_headers: false,
+            require_tls: crate::message::RequireTls::Default,
+            envid: None,
+            ret: None,
+            priority: 0,
+            lifetime: None,
+            max_attempts: None,
+            extras: Vec::new(),
+        }
+    }
+
+    // CFG-19, RT-1, RT-3, RT-10
+    #[test]
+    fn a_transports_own_terms_hold_for_it_and_a_messages_own_come_first() {
+        let config = with_transports(
+            "[retry]\njitter = 0.0\nmax_attempts = 9\n[[transport]]\nname = \"own\"\nkind = \"direct\"\n\
+             intervals = [\"1m\", \"2m\"]\nlifetime = \"1h\"\n[[transport]]\nname = \"few\"\nkind = \"direct\"\n\
+             max_attempts = 2",
+        );
+        let mut head = head();
+        let hour = Duration::from_secs(HOUR);
+        let days = Duration::from_secs(5 * DAY);
+        let seen = |terms: Terms<'_>| {
+            (
+                terms.wait(2, 0.5).as_secs(),
+                terms.lifetime,
+                terms.max_attempts,
+            )
+        };
+        assert_eq!(seen(Terms::by(&config, &head, "own")), (120, hour, Some(9)));
+        assert_eq!(seen(Terms::by(&config, &head, "few")), (900, days, Some(2)));
+        assert_eq!(
+            seen(Terms::by(&config, &head, "direct")),
+            (900, days, Some(9))
+        );
+        assert_eq!(
+            seen(Terms::by(&config, &head, "gone")),
+            (900, days, Some(9))
+        );
+        // The wait is that of the last one, the end that of the next.
+        let between = |last, next| seen(Terms::between(&config, &head, last, next));
+        assert_eq!(between("own", "few"), (120, days, Some(2)));
+        assert_eq!(between("few", "own"), (900, hour, Some(9)));
+        head.max_attempts = Some(1);
+        head.lifetime = Some(2 * hour);
+        assert_eq!(
+            seen(Terms::by(&config, &head, "own")),
+            (120, 2 * hour, Some(1))
+        );
+        head.lifetime = None;
+        head.caller = DSN_CALLER.to_owned();
+        assert_eq!(
+            Terms::by(&config, &head, "own").lifetime,
+            config.dsn.lifetime.get()
+        );
+    }
+
+    // CFG-19, RT-9
+    #[test]
+    fn the_longest_wait_is_that_of_the_most_patient_transport() {
+        let config = with_transports(
+            "[retry]\njitter = 0.5\nintervals = [\"1h\"]\n[[transport]]\nname = \"a\"\nkind = \"discard\"\n\
+             intervals = [\"1m\", \"4h\"]\njitter = 0.0\n[[transport]]\nname = \"b\"\nkind = \"direct\"\n\
+             intervals = [\"2h\"]",
+        );
+        assert_eq!(longest_wait_of_all(&config), Duration::from_secs(4 * HOUR));
+        let none = with_transports("[retry]\njitter = 0.5\nintervals = [\"1h\"]");
+        assert_eq!(longest_wait_of_all(&none), Duration::from_secs(90 * MINUTE));
+    }
+
+    // CFG-19, SC-7
+    #[test]
+    fn the_shortest_lifetime_at_a_destination_is_that_of_what_can_go_there() {
+        let config = with_transports(
+            "[retry]\nlifetime = \"3h\"\n[[transport]]\nname = \"f\"\nkind = \"fail\"\nlifetime = \"1h\"\n\
+             [[transport]]\nname = \"d\"\nkind = \"direct\"\nlifetime = \"2h\"",
+        );
+        let hours = |key: &str| {
+            let lifetimes = Lifetimes::shortest_at(&config, &DestinationKey(key.into()));
+            lifetimes.mail.as_secs() / HOUR
+        };
+        let keys = ["relay:f", "dest.example", "relay:gone"];
+        assert_eq!(keys.map(hours), [1, 2, 3]);
     }
 
     // RT-3

@@ -213,6 +213,7 @@ mod tests {
                 25,
             )]))),
             line: None,
+            retry: None,
         }
     }
 

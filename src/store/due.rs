@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::rows::{self, Damage, HEAD, RECIPIENT, millis};
-use super::{DestinationKey, DueDestination, DueRecipient, StoreError, fault};
+use super::{DestinationKey, DueDestination, DueRecipient, RecipientRow, StoreError, fault};
 use crate::clock::Timestamp;
 use crate::message::{Head, QueueId};
 use crate::policy::retry::{DSN_CALLER, Lifetimes};
@@ -34,17 +34,17 @@ pub(super) fn head_sql() -> String {
     format!("SELECT {HEAD} FROM message m WHERE m.id = ?1")
 }
 
-/// Due rows of a destination whose message has reached its expiry, in the order of the index. Without an index of expiries
-/// it looks at each queued row of the destination, so it is asked seldom.
+/// Rows of a destination whose message has reached its earliest expiry, due or not, in the order of the index. Without an
+/// index of expiries it looks at each queued row of the destination, so it is asked seldom.
 pub(super) fn at_expiry_sql() -> String {
     format!(
         "SELECT {RECIPIENT} FROM recipient r INDEXED BY recipient_due CROSS JOIN message m ON m.id = r.id >> 20 \
-         WHERE r.state = 0 AND r.destination = ?1 AND r.next_attempt <= ?2 AND {EXPIRY} <= ?2 \
-         ORDER BY r.rank, r.next_attempt, r.id LIMIT ?6"
+         WHERE r.state = 0 AND r.destination = ?1 AND {EXPIRY} <= ?2 \
+         ORDER BY r.rank, r.next_attempt, r.id"
     )
 }
 
-/// When the first of a destination's messages reaches its expiry after a time.
+/// When the first of a destination's messages reaches its earliest expiry after a time.
 pub(super) fn next_expiry_sql() -> String {
     format!(
         "SELECT min({EXPIRY}) FROM recipient r INDEXED BY recipient_due CROSS JOIN message m ON m.id = r.id >> 20 \
@@ -52,7 +52,7 @@ pub(super) fn next_expiry_sql() -> String {
     )
 }
 
-/// As [`Terms::expiry`](crate::policy::retry::Terms::expiry) says, in milliseconds.
+/// As [`Terms::expiry`](crate::policy::retry::Terms::expiry) says for the shortest lifetimes of a destination, in milliseconds.
 pub(super) const EXPIRY: &str = "m.arrived + coalesce(m.lifetime, iif(m.caller = ?3, ?4, ?5))";
 
 /// Rows that cannot be read, by message: they are to be held (Q-17).
@@ -132,12 +132,13 @@ pub(super) fn recipients(
     Ok((found, damaged))
 }
 
-/// Due recipients of one destination at their expiry, and when the first of the others that wait there will be. Reads only.
+/// Due recipients of one destination at their expiry, and when the first of the others that wait there may be. Reads only.
 pub(super) fn at_expiry(
     conn: &Connection,
     key: &DestinationKey,
     now: Timestamp,
     lifetimes: &Lifetimes,
+    expiry_of: &dyn Fn(&Head, &RecipientRow) -> Timestamp,
     limit: usize,
 ) -> Result<(Vec<DueRecipient>, Option<Timestamp>, Damaged), StoreError> {
     let mut found = Vec::new();
@@ -146,23 +147,31 @@ pub(super) fn at_expiry(
         return Ok((found, None, damaged));
     };
     let (notices, mail) = (millis(lifetimes.notices), millis(lifetimes.mail));
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let mut later: Option<Timestamp> = None;
     let mut heads = Heads::default();
     let mut last = conn.prepare_cached(&at_expiry_sql()).map_err(sql)?;
-    let facts = params![destination, now.millis(), DSN_CALLER, notices, mail, limit];
+    let facts = params![destination, now.millis(), DSN_CALLER, notices, mail];
     let mut rows = last.query(facts).map_err(sql)?;
-    while let Some(row) = rows.next().map_err(sql)? {
+    while found.len() < limit
+        && let Some(row) = rows.next().map_err(sql)?
+    {
         let id: i64 = row.get(0).map_err(sql)?;
         let read = rows::recipient(row, 0, key.clone());
         match read.and_then(|row| Ok((heads.get(conn, id)?, row))) {
-            Ok((head, row)) => found.push(DueRecipient { head, row }),
+            Ok((head, row)) => match expiry_of(&head, &row) {
+                // Its transport tries longer than another one here.
+                at if at > now => later = Some(later.map_or(at, |first| first.min(at))),
+                _ if row.next_attempt <= now => found.push(DueRecipient { head, row }),
+                _ => {}
+            },
             Err(damage) => note_damage(&mut damaged, id, damage),
         }
     }
     let mut next = conn.prepare_cached(&next_expiry_sql()).map_err(sql)?;
     let facts = params![destination, now.millis(), DSN_CALLER, notices, mail];
     let next: Option<i64> = next.query_row(facts, |row| row.get(0)).map_err(sql)?;
-    Ok((found, next.map(Timestamp::from_millis), damaged))
+    let next = next.map(Timestamp::from_millis);
+    Ok((found, next.into_iter().chain(later).min(), damaged))
 }
 
 /// The row of a destination, if it was ever used.

@@ -79,8 +79,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::clock::{Clock, Timestamp};
-use crate::message::QueueId;
 use crate::message::tlsrpt::PolicyCount;
+use crate::message::{Head, QueueId};
 use crate::metrics::Metrics;
 use crate::policy::retry::Lifetimes;
 use crate::policy::tlsrpt::schedule::Day;
@@ -229,7 +229,8 @@ impl Store {
     }
 
     /// Due recipients of one destination that have reached their expiry, in the order of [`Store::due`], and when the first
-    /// of the others will. Costs a look at each queued row of the destination.
+    /// of the others may do so. `lifetimes` are the shortest there, and `expiry_of` is asked for what has reached those.
+    /// Costs a look at each queued row of the destination.
     ///
     /// # Errors
     /// [`StoreError`]; the dispatcher tries again later.
@@ -238,12 +239,13 @@ impl Store {
         destination: &DestinationKey,
         now: Timestamp,
         lifetimes: &Lifetimes,
+        expiry_of: &dyn Fn(&Head, &RecipientRow) -> Timestamp,
         limit: usize,
     ) -> Result<(Vec<DueRecipient>, Option<Timestamp>), StoreError> {
         let (found, next, damaged) = self
             .inner
             .readers
-            .read(|conn| due::at_expiry(conn, destination, now, lifetimes, limit))?;
+            .read(|conn| due::at_expiry(conn, destination, now, lifetimes, expiry_of, limit))?;
         self.hold_all(damaged);
         Ok((found, next))
     }

@@ -67,6 +67,7 @@ pub fn bench(hosts: &[&Mx], change: impl FnOnce(&mut Relay)) -> Bench {
             name: "smart".to_string(),
             kind: TransportKind::Relay(Arc::new(relay)),
             line: None,
+            retry: None,
         });
     });
     for (n, host) in hosts.iter().enumerate() {

@@ -1,6 +1,7 @@
 //! Scenarios: which way mail takes, what an operator changes about it, and the transports that reach nobody.
 
 mod lmtp;
+mod terms;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

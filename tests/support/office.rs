@@ -46,6 +46,7 @@ pub fn relay(name: &str) -> Transport {
         name: name.to_owned(),
         kind: TransportKind::Relay(Arc::new(Relay::plain(vec![(host, 2525)]))),
         line: None,
+        retry: None,
     }
 }
 
@@ -190,7 +191,7 @@ impl Office {
 
     fn fail_with(&self, transaction: Transaction, feedback: Feedback) -> Verdict {
         let config = self.live.get();
-        let terms = Terms::of(&config, &transaction.head);
+        let terms = Terms::by(&config, &transaction.head, &transaction.transport);
         let first = &transaction.recipients[0];
         let ended = Ended {
             attempts: first.attempts + 1,

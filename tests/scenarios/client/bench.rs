@@ -162,6 +162,7 @@ impl Bench {
                 name: "smart".to_string(),
                 kind: TransportKind::Relay(Arc::new(Relay::plain(servers))),
                 line: None,
+                retry: None,
             });
             change(config);
         });

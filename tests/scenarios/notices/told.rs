@@ -141,7 +141,8 @@ impl World {
         for (number, code) in (1..).zip(words) {
             let mut row = row(&format!("u{number}@dest.example"), now);
             row.recipient.notify = notify(code);
-            row.delay_due = next_delay_of(&config, &new.head, Duration::ZERO);
+            let terms = Terms::of(&config, &new.head);
+            row.delay_due = next_delay_of(&terms, &new.head, Duration::ZERO);
             row.claim = claim.then_some(NewClaim { next_attempt: now });
             new.recipients.push(row);
             let expected = Expected {
@@ -186,6 +187,7 @@ impl World {
         let row = self.row(key);
         let shown = self.queue().store.show(key.0).unwrap().unwrap();
         let config = self.config.get();
+        let terms = Terms::of(&config, &shown.head);
         let ended = Ended {
             attempts: row.attempts,
             started: now,
@@ -195,7 +197,7 @@ impl World {
         let verdict = match end {
             End::Confirmed | End::Unconfirmed => Verdict::Delivered,
             End::Refused => Verdict::Failed,
-            End::Later => match Terms::of(&config, &shown.head).after_failure(&ended, 0.5) {
+            End::Later => match terms.after_failure(&ended, 0.5) {
                 Course::Again(next) => Verdict::Deferred { next },
                 Course::Expired => Verdict::Expired,
                 Course::Exhausted => Verdict::Failed,
@@ -210,7 +212,7 @@ impl World {
         let unconfirmed = matches!(end, End::Unconfirmed) && row.recipient.notify.success;
         let mut settlement: Settlement = settlement(key.0, key.1, verdict, now);
         settlement.outcomes[0].unconfirmed = unconfirmed;
-        settlement.outcomes[0].delay_due = next_delay_of(&config, &shown.head, row.delay_told);
+        settlement.outcomes[0].delay_due = next_delay_of(&terms, &shown.head, row.delay_told);
         self.queue().store.settle(settlement).unwrap();
         self.expected.get_mut(&key).unwrap().unconfirmed = unconfirmed;
     }

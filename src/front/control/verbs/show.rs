@@ -8,6 +8,7 @@ use crate::front::control::filter::{self, Args};
 use crate::front::control::output::{Done, Record, Reply, Stop, span};
 use crate::message::{Head, Notify, QueueId, Ret};
 use crate::policy::failure::Cause;
+use crate::policy::retry::Terms;
 use crate::store::{DueRecipient, Filter, ListQuery, RecipientRow, Shown, ShownAttempt, Sort};
 
 /// The longest piece of a line that is held in memory.
@@ -258,7 +259,7 @@ pub(super) fn why(call: &Call<'_>, mut args: Args, reply: &mut Reply<'_>) -> Res
         cursor: None,
     })?;
     let facts = Facts::gather(call)?;
-    let lifetime = call.control.config.get().retry.lifetime.get();
+    let config = call.control.config.get();
     for due in &page.rows {
         let (head, row) = (&due.head, &due.row);
         let (blocker, until) = facts.blocker(due);
@@ -272,10 +273,7 @@ pub(super) fn why(call: &Call<'_>, mut args: Args, reply: &mut Reply<'_>) -> Res
             .text("reply", &row.blocker)
             .number("attempts", row.attempts)
             .time("next", row.next_attempt)
-            .time(
-                "expires",
-                head.arrived.plus(head.lifetime.unwrap_or(lifetime)),
-            )
+            .time("expires", Terms::of_waiting(&config, head, row).expiry())
             .maybe("doubt", row.doubt);
         reply.record(&record)?;
     }
