@@ -97,7 +97,7 @@ fn a_notification_under_requiretls_returns_the_header_and_one_that_cannot_meet_i
     assert_eq!(parts(&content), ["text/plain", "message/delivery-status"]);
     for word in [
         "figures",
-        "1@here.example",
+        "<1@here.example>",
         "ann@here.example\r\n",
         "the body",
     ] {
