@@ -329,8 +329,8 @@ impl control::Host for Host {
         self.dispatcher.revive(destination)
     }
 
-    fn known(&self) -> Vec<Known> {
-        self.dispatcher.known()
+    fn known(&self, only: Option<&DestinationKey>) -> Vec<Known> {
+        self.dispatcher.known(only)
     }
 
     fn set_window(&self, destination: &DestinationKey, size: Option<usize>, pin: bool) -> usize {

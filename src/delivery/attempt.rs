@@ -145,6 +145,17 @@ pub(super) fn attempt(parts: &Parts, running: &Running, warm: Option<Arc<[u8]>>)
         }
     };
     walk.set_out_by(line.clone());
+    if matches!(target, Target::Domain(_)) {
+        let names = walk.host_names();
+        let group = route::hosts_destination(names.iter().map(String::as_str).collect());
+        // RT-7: others with the same hosts have all their connections.
+        if !names.is_empty() && !running.enter(group) {
+            let wait = CROWDED_AGAIN.mul_f64(1.0 + 2.0 * running.random);
+            let due = parts.clock.now().plus(wait);
+            give_back(parts, running, &running.take(&rows), due);
+            return Left::default();
+        }
+    }
     let content = match Content::open(&parts.store, &running.head, warm) {
         Ok(content) => content,
         Err(error) => return stopped(content_failure(&error)),

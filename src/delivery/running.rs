@@ -13,7 +13,7 @@ use crate::clock::Timestamp;
 use crate::dispatch::Permit;
 use crate::message::{Head, QueueId};
 use crate::policy::failure::Stage;
-use crate::store::RecipientRow;
+use crate::store::{DestinationKey, RecipientRow};
 
 /// A transaction under way.
 #[derive(Debug)]
@@ -92,6 +92,12 @@ impl Running {
     /// The worker is alive, though it waits.
     pub fn alive(&self) {
         self.lock().seen = Instant::now();
+    }
+
+    /// Takes a place in the window of the hosts that were found. `false`: there is none now (SC-4).
+    pub fn enter(&self, group: DestinationKey) -> bool {
+        let mut permit = self.permit.lock().unwrap_or_else(PoisonError::into_inner);
+        permit.as_mut().is_none_or(|permit| permit.enter(group))
     }
 
     /// Whether other transactions to the same destination are with the workers too.

@@ -214,9 +214,9 @@ impl Dispatcher {
         self.shared.revive(destination)
     }
 
-    /// Destinations of which anything is known, with what it is, by key.
-    pub fn known(&self) -> Vec<Known> {
-        self.shared.lock().schedule.known()
+    /// Destinations of which anything is known, with what it is, by key; or this one, with the group of its hosts.
+    pub fn known(&self, only: Option<&DestinationKey>) -> Vec<Known> {
+        self.shared.lock().schedule.known(only)
     }
 
     /// Sets the window of a destination, and with `pin` fixes it there (SC-6). The size that it has now.

@@ -30,6 +30,8 @@ pub struct Transaction {
 /// A place in its destination's window, and once a worker has it, its slot. Given back on drop.
 pub struct Permit {
     held: Option<(Arc<Shared>, DestinationKey)>,
+    /// The group of hosts in whose window it has a place too (SC-4).
+    group: Option<DestinationKey>,
     /// It is with the workers.
     runs: bool,
 }
@@ -38,6 +40,7 @@ impl Permit {
     pub(super) fn new(shared: &Arc<Shared>, destination: &DestinationKey) -> Permit {
         Permit {
             held: Some((Arc::clone(shared), destination.clone())),
+            group: None,
             runs: false,
         }
     }
@@ -51,20 +54,37 @@ impl Permit {
     pub fn detached() -> Permit {
         Permit {
             held: None,
+            group: None,
             runs: false,
         }
     }
 
-    /// Whether other transactions to the destination are with the workers too.
+    /// Takes a place in the window of the hosts that its destination has. `false`: there is none now (SC-4).
+    pub fn enter(&mut self, group: DestinationKey) -> bool {
+        let Some((shared, destination)) = &self.held else {
+            return true;
+        };
+        match shared.enter(destination, &group) {
+            None => true,
+            Some(entered) => {
+                self.group = entered.then_some(group);
+                entered
+            }
+        }
+    }
+
+    /// Whether other transactions to the same hosts are with the workers too.
     pub fn has_company(&self) -> bool {
         let held = self.held.as_ref();
-        held.is_some_and(|(shared, destination)| shared.running(destination) > 1)
+        let group = self.group.as_ref();
+        held.is_some_and(|(shared, destination)| shared.running(destination, group) > 1)
     }
 
     /// What the worker learned of the destination, given back together with the slot.
     pub fn finish(mut self, feedback: Feedback) {
         if let Some((shared, destination)) = self.held.take() {
-            shared.release(&destination, Some(feedback), self.runs);
+            let group = self.group.take();
+            shared.release(&destination, Some(feedback), group.as_ref(), self.runs);
         }
     }
 }
@@ -72,7 +92,7 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         if let Some((shared, destination)) = self.held.take() {
-            shared.release(&destination, None, self.runs);
+            shared.release(&destination, None, self.group.as_ref(), self.runs);
         }
     }
 }

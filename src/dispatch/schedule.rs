@@ -58,6 +58,8 @@ pub enum Found {
 pub struct Known {
     /// Its key.
     pub key: DestinationKey,
+    /// All with the same hosts, whose window it shares (SC-4).
+    pub group: Option<DestinationKey>,
     /// Its transactions in flight.
     pub in_flight: usize,
     /// Whether it has due mail that waits for its turn.
@@ -297,6 +299,7 @@ impl Schedule {
         &mut self,
         key: &DestinationKey,
         feedback: Option<Feedback>,
+        together: usize,
         now: Timestamp,
     ) -> bool {
         self.progress += 1;
@@ -308,7 +311,7 @@ impl Schedule {
             ),
             None => (false, None, None),
         };
-        if self.turns.release(key, feedback.as_ref(), now) {
+        if self.turns.release(key, feedback.as_ref(), together, now) {
             self.lessons.push(key.clone());
         }
         if reached {
@@ -351,10 +354,24 @@ impl Schedule {
         let mut keys = std::mem::take(&mut self.lessons);
         keys.extend(self.turns.forgotten());
         let keep = |key: DestinationKey| {
-            let kept = self.turns.windows().to_keep(&key);
-            (key, kept)
+            let windows = self.turns.windows();
+            // A domain that has joined a group has nothing of its own any more.
+            let home = windows.home(&key).clone();
+            (home, windows.to_keep(&key))
         };
         keys.into_iter().map(keep).collect()
+    }
+
+    /// A domain has these hosts, by what a worker found (SC-4). The window that it has with them, if it is shared.
+    pub fn join(&mut self, key: &DestinationKey, group: &DestinationKey) -> Option<usize> {
+        if self.turns.windows().home(key) != group {
+            self.turns
+                .change_window(key, |windows| windows.join(key, group));
+        }
+        let windows = self.turns.windows();
+        // What is dead has its own rules.
+        let shares = windows.home(key) == group && !self.dead.is_dead(key);
+        shares.then(|| windows.size(group))
     }
 
     /// What the store kept of windows, before anything else.
@@ -381,23 +398,31 @@ impl Schedule {
         self.turns.change_window(key, |windows| windows.clear(key))
     }
 
-    /// Destinations of which anything is known, with what it is.
-    pub fn known(&self) -> Vec<Known> {
+    /// Destinations of which anything is known, with what it is; or this one, with the group of its hosts.
+    pub fn known(&self, only: Option<&DestinationKey>) -> Vec<Known> {
         let active: BTreeMap<&DestinationKey, Active<'_>> = self
             .turns
             .active()
             .map(|active| (active.key, active))
             .collect();
-        let mut keys: BTreeSet<&DestinationKey> = active.keys().copied().collect();
-        keys.extend(self.turns.windows().keys());
-        keys.extend(self.dead.known());
+        let windows = self.turns.windows();
+        let mut keys: BTreeSet<&DestinationKey> = BTreeSet::new();
+        match only {
+            Some(key) => keys.extend([key, windows.home(key)]),
+            None => {
+                keys.extend(active.keys());
+                keys.extend(windows.keys());
+                keys.extend(self.dead.known());
+            }
+        }
         let known = |key: &DestinationKey| Known {
             key: key.clone(),
             in_flight: active.get(key).map_or(0, |active| active.in_flight),
             waits: active.get(key).is_some_and(|active| active.waits),
-            window: self.turns.windows().size(key),
-            connections: self.turns.windows().limits(key).connections,
-            learned: self.turns.windows().get(key),
+            group: Some(windows.home(key)).filter(|home| *home != key).cloned(),
+            window: windows.size(key),
+            connections: windows.limits(key).connections,
+            learned: windows.get(key),
             dead: self.dead.get(key),
         };
         keys.into_iter().map(known).collect()

@@ -40,6 +40,8 @@ pub(super) struct State {
     anteroom: Anteroom,
     /// By destination: transactions with the workers, and those that are claimed ahead.
     lanes: HashMap<DestinationKey, Lane>,
+    /// By group of hosts: transactions that have a place in its window (SC-4).
+    groups: HashMap<DestinationKey, usize>,
     /// Since the thread sleeps: until when. `None` while it is awake.
     asleep: Option<Option<Timestamp>>,
     pub(super) stopping: bool,
@@ -97,6 +99,19 @@ impl State {
         refused
     }
 
+    /// A place in the window of a group comes back. How many it had with it.
+    fn leave(&mut self, group: &DestinationKey) -> usize {
+        let Some(count) = self.groups.get_mut(group) else {
+            return 0;
+        };
+        let before = *count;
+        *count = before.saturating_sub(1);
+        if before <= 1 {
+            self.groups.remove(group);
+        }
+        before
+    }
+
     fn left(&mut self, destination: &DestinationKey) {
         if let Some(lane) = self.lanes.get_mut(destination) {
             lane.running = lane.running.saturating_sub(1);
@@ -137,6 +152,7 @@ impl Shared {
                 out: Some(out),
                 anteroom: Anteroom::default(),
                 lanes: HashMap::new(),
+                groups: HashMap::new(),
                 asleep: None,
                 stopping: false,
             }),
@@ -210,11 +226,13 @@ impl Shared {
         self: &Arc<Self>,
         destination: &DestinationKey,
         feedback: Option<Feedback>,
+        group: Option<&DestinationKey>,
         running: bool,
     ) {
         let now = self.clock.now();
         let mut state = self.lock();
-        let died = state.schedule.release(destination, feedback, now);
+        let together = group.map_or(0, |group| state.leave(group));
+        let died = state.schedule.release(destination, feedback, together, now);
         let mut refused = Vec::new();
         if died && let Some(lane) = state.lanes.get_mut(destination) {
             refused.extend(lane.ready.drain(..));
@@ -332,9 +350,32 @@ impl Shared {
         }
     }
 
-    /// Transactions of a destination that are with the workers.
-    pub(super) fn running(&self, destination: &DestinationKey) -> usize {
+    /// A worker has found the hosts of a destination: whether their window has a place for it. `None`: it is not shared.
+    pub(super) fn enter(
+        &self,
+        destination: &DestinationKey,
+        group: &DestinationKey,
+    ) -> Option<bool> {
+        let mut state = self.lock();
+        let window = state.schedule.join(destination, group)?;
+        let count = state.groups.get(group).copied().unwrap_or(0);
+        let entered = count < window;
+        if entered {
+            state.groups.insert(group.clone(), count + 1);
+        }
+        Some(entered)
+    }
+
+    /// Transactions of a destination that are with the workers, or of its group.
+    pub(super) fn running(
+        &self,
+        destination: &DestinationKey,
+        group: Option<&DestinationKey>,
+    ) -> usize {
         let state = self.lock();
+        if let Some(count) = group.and_then(|group| state.groups.get(group)) {
+            return *count;
+        }
         state.lanes.get(destination).map_or(0, |lane| lane.running)
     }
 

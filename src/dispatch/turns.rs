@@ -315,11 +315,13 @@ impl Turns {
         !self.entries.contains_key(key)
     }
 
-    /// Gives a slot back. Whether something was learned that the store should know (SC-6).
+    /// Gives a slot back. `together`: so many run in its group, if it has one. Whether something was learned that the store
+    /// should know (SC-6).
     pub fn release(
         &mut self,
         key: &DestinationKey,
         feedback: Option<&Feedback>,
+        together: usize,
         now: Timestamp,
     ) -> bool {
         let mut learned = false;
@@ -328,7 +330,9 @@ impl Turns {
             if let Some(feedback) = feedback
                 && !entry.wide
             {
-                let heard = self.windows.heard(key, entry.in_flight, feedback, now);
+                let heard = self
+                    .windows
+                    .heard(key, entry.in_flight.max(together), feedback, now);
                 (entry.window, learned) = heard;
             }
         }
@@ -587,8 +591,8 @@ mod tests {
             assert!(turns.offer(&key(n)));
         }
         assert_eq!(all_picks(&mut turns), [(0, 1), (1, 1), (2, 1), (3, 1)]);
-        turns.release(&key(2), None, now());
-        turns.release(&key(0), None, now());
+        turns.release(&key(2), None, 0, now());
+        turns.release(&key(0), None, 0, now());
         assert_eq!(all_picks(&mut turns), [(2, 1), (0, 1)]);
     }
 
@@ -601,9 +605,9 @@ mod tests {
         assert!(!turns.can_serve());
         turns.offer(&key(1));
         assert_eq!(all_picks(&mut turns), [(1, 1)]);
-        turns.release(&key(0), None, now());
+        turns.release(&key(0), None, 0, now());
         assert_eq!(all_picks(&mut turns), [(1, 1)], "the other came first");
-        turns.release(&key(0), None, now());
+        turns.release(&key(0), None, 0, now());
         assert_eq!(all_picks(&mut turns), [(0, 1)]);
     }
 
@@ -632,21 +636,21 @@ mod tests {
         turns.offer(&key(0));
         assert_eq!(all_picks(&mut turns), [(0, 4)]);
         for _ in 0..QUICK - 1 {
-            turns.release(&key(0), None, now());
+            turns.release(&key(0), None, 0, now());
             assert_eq!(all_picks(&mut turns), [(0, 1)]);
         }
-        turns.release(&key(0), None, now());
+        turns.release(&key(0), None, 0, now());
         assert_eq!(all_picks(&mut turns), [(0, 5)], "eight, of which four run");
-        turns.release(&key(0), None, now());
+        turns.release(&key(0), None, 0, now());
         assert!(!turns.can_serve(), "not for one alone");
-        turns.release(&key(0), None, now());
+        turns.release(&key(0), None, 0, now());
         assert_eq!(all_picks(&mut turns), [(0, 2)]);
         for span in 1..=4 {
             let later = Timestamp::from_millis(1000 + 2 * SPAN * span);
-            turns.release(&key(0), None, later);
+            turns.release(&key(0), None, 0, later);
             assert!(!turns.can_serve(), "slow now, and more than its window");
         }
-        turns.release(&key(0), None, Timestamp::from_secs(9));
+        turns.release(&key(0), None, 0, Timestamp::from_secs(9));
         assert_eq!(all_picks(&mut turns), [(0, 1)]);
     }
 
@@ -658,9 +662,9 @@ mod tests {
         turns.offer(&key(2));
         let pick = turns.serve().unwrap();
         turns.served(&pick.key, pick.slots, Left::Nothing, false);
-        turns.release(&key(1), None, now());
+        turns.release(&key(1), None, 0, now());
         assert_eq!((turns.in_flight(), turns.active().count()), (0, 0));
-        turns.release(&key(1), None, now());
+        turns.release(&key(1), None, 0, now());
         assert_eq!(turns.in_flight(), 0, "a slot is given back once");
     }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::permit::{Feedback, PushBack};
 use crate::clock::Timestamp;
 use crate::config::Config;
-use crate::policy::limit::{Limits, limits};
+use crate::policy::limit::{Limits, limits, share_limits};
 use crate::store::{DestinationKey, LearnedWindow};
 
 /// How long a number that a host has shown is believed.
@@ -56,6 +56,8 @@ pub struct Learned {
 pub struct Windows {
     config: Arc<Config>,
     entries: HashMap<DestinationKey, Window>,
+    /// Domains whose hosts are known, with the group that they share them in (SC-4).
+    groups: HashMap<DestinationKey, DestinationKey>,
     most: usize,
     /// What was learned of these went for want of room.
     forgotten: Vec<DestinationKey>,
@@ -84,6 +86,7 @@ impl Windows {
         Windows {
             config,
             entries: HashMap::new(),
+            groups: HashMap::new(),
             most: MOST,
             forgotten: Vec::new(),
         }
@@ -95,14 +98,41 @@ impl Windows {
             return;
         }
         self.config = Arc::clone(config);
+        self.groups.clear();
         for (key, window) in &mut self.entries {
             window.limits = limits(config, key);
             window.size = window.size.min(window.limits.connections);
         }
     }
 
+    /// Where what is learned of it is kept: with all who have the same hosts, if they are known.
+    pub fn home<'a>(&'a self, key: &'a DestinationKey) -> &'a DestinationKey {
+        self.groups.get(key).unwrap_or(key)
+    }
+
+    /// A domain has these hosts: its window is that of their group, unless other limits hold for it (SC-4, SC-9).
+    pub fn join(&mut self, key: &DestinationKey, group: &DestinationKey) {
+        if self.groups.get(key) == Some(group) || !share_limits(&self.config, key, group) {
+            return;
+        }
+        if self.groups.len() >= self.most {
+            self.groups.clear(); // the next delivery tells again
+        }
+        if !self.entries.contains_key(group)
+            && let Some(mut own) = self.entries.remove(key)
+        {
+            own.limits = limits(&self.config, group);
+            if !own.is_plain() {
+                self.forgotten.extend([key.clone(), group.clone()]);
+            }
+            self.entries.insert(group.clone(), own);
+        }
+        self.groups.insert(key.clone(), group.clone());
+    }
+
     /// Most connections that it may have now.
     pub fn size(&self, key: &DestinationKey) -> usize {
+        let key = self.home(key);
         match self.entries.get(key) {
             Some(window) => window.size,
             None => limits(&self.config, key).initial,
@@ -111,12 +141,12 @@ impl Windows {
 
     /// What an operator allows it.
     pub fn limits(&self, key: &DestinationKey) -> Limits {
-        limits(&self.config, key)
+        limits(&self.config, self.home(key))
     }
 
     /// What is known of it; `None`: it is as at first.
     pub fn get(&self, key: &DestinationKey) -> Option<Learned> {
-        self.entries.get(key).map(Window::learned)
+        self.entries.get(self.home(key)).map(Window::learned)
     }
 
     /// One transaction of `in_flight` has come back with this. The size from now on, and with `true` that it had to learn
@@ -135,6 +165,8 @@ impl Windows {
         if !good && bad.is_none() {
             return (self.size(key), false);
         }
+        let home = self.groups.get(key).cloned();
+        let key = home.as_ref().unwrap_or(key);
         if !self.entries.contains_key(key) {
             let limits = limits(&self.config, key);
             self.make_room();
@@ -160,7 +192,8 @@ impl Windows {
 
     /// It begins anew. Whether it had learned something.
     pub fn forget(&mut self, key: &DestinationKey) -> bool {
-        if self.entries.get(key).is_some_and(|window| window.pinned) {
+        let window = self.entries.get(self.home(key));
+        if window.is_some_and(|window| window.pinned) {
             return false;
         }
         self.clear(key)
@@ -168,9 +201,9 @@ impl Windows {
 
     /// The same, whatever an operator wanted before.
     pub fn clear(&mut self, key: &DestinationKey) -> bool {
-        self.entries
-            .remove(key)
-            .is_some_and(|window| !window.is_plain())
+        let home = self.home(key).clone();
+        let window = self.entries.remove(&home);
+        window.is_some_and(|window| !window.is_plain())
     }
 
     /// An operator sets it, and may fix it there. The size that it has now.
@@ -181,6 +214,8 @@ impl Windows {
         pin: bool,
         now: Timestamp,
     ) -> usize {
+        let home = self.groups.get(key).cloned();
+        let key = home.as_ref().unwrap_or(key);
         if !self.entries.contains_key(key) {
             self.make_room();
             let window = Window::new(limits(&self.config, key), now);
@@ -221,7 +256,7 @@ impl Windows {
 
     /// What the store is to keep of it.
     pub fn to_keep(&self, key: &DestinationKey) -> Option<LearnedWindow> {
-        self.entries.get(key).and_then(Window::to_keep)
+        self.entries.get(self.home(key)).and_then(Window::to_keep)
     }
 
     /// Whose lessons went for want of room, since this was asked last.
@@ -489,6 +524,33 @@ mod tests {
         assert!(windows.clear(&key()));
         assert_eq!(windows.size(&key()), 2);
         assert_eq!(windows.set(&key(), Some(70), false, at(1)), 20);
+    }
+
+    // SC-4
+    #[test]
+    fn domains_with_the_same_hosts_share_a_window_and_what_was_learned_of_the_first() {
+        let mut windows = windows(2, 20);
+        let (other, group) = (
+            DestinationKey("other.example".into()),
+            DestinationKey("mx:mx.provider.example".into()),
+        );
+        windows.heard(&key(), 2, &refusal("421 too many", false), at(1));
+        windows.join(&key(), &group);
+        assert_eq!(
+            windows.forgotten(),
+            [key(), group.clone()],
+            "kept elsewhere"
+        );
+        windows.join(&other, &group);
+        assert_eq!((windows.size(&key()), windows.size(&other)), (1, 1));
+        windows.heard(&other, 1, &success(), at(1));
+        assert_eq!(
+            windows.size(&key()),
+            1,
+            "one was let in when the second was refused"
+        );
+        assert_eq!(windows.set(&other, Some(6), false, at(2)), 6);
+        assert_eq!((windows.size(&key()), windows.home(&key())), (6, &group));
     }
 
     // PRC-8

@@ -417,7 +417,7 @@ impl World {
         }
         self.running.remove(at);
         let now = self.now();
-        self.schedule.release(&key(destination), feedback, now);
+        self.schedule.release(&key(destination), feedback, 0, now);
         self.schedule.news();
         self.schedule.lessons();
         self.poke();

@@ -172,6 +172,12 @@ impl Walk {
         self.deadline = deadline;
     }
 
+    /// The names of the hosts that are still to be tried.
+    pub fn host_names(&self) -> Vec<String> {
+        let hosts = self.plan.hosts.iter();
+        hosts.map(|host| host.name.to_string()).collect()
+    }
+
     /// The next host that has an address to dial; hosts without one become skips. `None` when there is no further
     /// host, or the attempt's hosts, addresses or time are used up (DV-6).
     pub fn next_host(&mut self) -> Option<ReadyHost> {

@@ -3,7 +3,7 @@
 //! What is learned of a destination on the way is `dispatch::windows`.
 
 use crate::config::{Config, Limit};
-use crate::policy::route::relay_of;
+use crate::policy::route::{hosts_of, relay_of};
 use crate::smtp::address::AddressDomain;
 use crate::store::DestinationKey;
 
@@ -51,9 +51,24 @@ pub fn limits(config: &Config, destination: &DestinationKey) -> Limits {
     }
 }
 
+/// Whether one set of limits holds for a domain and for the group of its hosts.
+pub fn share_limits(config: &Config, domain: &DestinationKey, group: &DestinationKey) -> bool {
+    config.limit.is_empty() || own(config, domain) == own(config, group)
+}
+
 fn own<'a>(config: &'a Config, destination: &DestinationKey) -> Option<&'a Limit> {
     if relay_of(destination).is_some() {
         return None;
+    }
+    if let Some(hosts) = hosts_of(destination) {
+        let hosts: Vec<AddressDomain> = hosts
+            .filter_map(|host| AddressDomain::parse(host).ok())
+            .collect();
+        let fits = |limit: &&Limit| {
+            let mut patterns = limit.destinations.iter();
+            patterns.any(|pattern| hosts.iter().any(|host| pattern.matches(host)))
+        };
+        return config.limit.iter().find(fits);
     }
     // An address literal of IPv6 stands in a key without its tag; all that fits one fits the other.
     let key = match destination.0.starts_with('[') {

@@ -151,6 +151,19 @@ pub fn named_destination(transport: &str) -> DestinationKey {
     DestinationKey(format!("relay:{transport}").into())
 }
 
+/// The group of all domains that have these MX hosts, in whatever order (SC-4).
+pub fn hosts_destination(mut hosts: Vec<&str>) -> DestinationKey {
+    hosts.sort_unstable();
+    hosts.dedup();
+    DestinationKey(format!("mx:{}", hosts.join(",")).into())
+}
+
+/// The hosts of such a group.
+pub fn hosts_of(destination: &DestinationKey) -> Option<impl Iterator<Item = &str>> {
+    let hosts = destination.0.strip_prefix("mx:")?;
+    Some(hosts.split(','))
+}
+
 /// The transport that a destination stands for, if it is not the hosts of a domain.
 pub fn relay_of(destination: &DestinationKey) -> Option<&str> {
     destination.0.strip_prefix("relay:")

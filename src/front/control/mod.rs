@@ -75,8 +75,8 @@ pub trait Host: Send + Sync {
         false
     }
 
-    /// Destinations of which anything is known, for `domains`.
-    fn known(&self) -> Vec<Known> {
+    /// Destinations of which anything is known, for `domains`; or this one, with the group of its hosts.
+    fn known(&self, _only: Option<&DestinationKey>) -> Vec<Known> {
         Vec::new()
     }
 

@@ -46,14 +46,11 @@ fn list(
     key: Option<&DestinationKey>,
     reply: &mut Reply<'_>,
 ) -> Result<Done, Stop> {
-    let mut count = 0;
-    for known in call.control.host.known() {
-        if key.is_none_or(|key| *key == known.key) {
-            reply.record(&record(&known))?;
-            count += 1;
-        }
+    let known = call.control.host.known(key);
+    for known in &known {
+        reply.record(&record(known))?;
     }
-    Ok(Done::Count(count, None))
+    Ok(Done::Count(known.len() as u64, None))
 }
 
 fn record(known: &Known) -> Record {
@@ -68,6 +65,7 @@ fn record(known: &Known) -> Record {
     Record::new()
         .text("destination", &known.key)
         .text("state", state)
+        .maybe("group", known.group.as_ref())
         .number("window", known.window as i64)
         .number("connections", known.connections as i64)
         .number("in-flight", known.in_flight as i64)
