@@ -42,6 +42,6 @@ fn some(patterns: &[DomainPattern]) -> Result<(), String> {
     }
 }
 
-fn within_if_given(number: &Option<usize>) -> Result<(), String> {
+pub(super) fn within_if_given(number: &Option<usize>) -> Result<(), String> {
     number.as_ref().map_or(Ok(()), within(1, MOST))
 }

@@ -9,6 +9,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::deliver::Deliver;
+use super::limits::within_if_given;
 use super::proxy::Proxy;
 use super::relay::{Access, HostOrder, Login, Relay, RelayTls, StartProbe};
 use super::retry::Retry;
@@ -239,6 +240,10 @@ table! {
         /// Kind relay: whether it is tried out at each start: `"off"`, `"warn"`, which only logs, or `"require"`: without a
         /// host that works there is no start.
         probe: StartProbe = "\"off\"";
+        /// Kind relay: most connections to it at once; not set: as in `[limits]`.
+        connections: Option<usize> = (unset), within_if_given;
+        /// Kind relay: most recipients of one transaction; not set: as in `[limits]`.
+        recipients: Option<usize> = (unset), within_if_given;
         /// Kind fail: a reply code, 4yz to try again later, 5yz to fail for good.
         code: u16 = "554", within(400, 599);
         /// Kind fail: the words for the sender, one line.
@@ -253,7 +258,7 @@ table! {
         overrides: Vec<(&'static str, String)> = Vec::new();
     }
     later [
-        "connections", "rate", "recipients", "dial_interval", "command", "timeout",
+        "rate", "dial_interval", "command", "timeout",
         "line_end", "temporary_exits", "path", "url", "authorization", "to", "allow", "smtp_port", "allow_private",
         "address_literals",
     ]
@@ -506,6 +511,8 @@ impl TransportTable {
             danger_accept_invalid_certs: self.danger_accept_invalid_certs,
             redial: self.redial,
             probe: self.probe,
+            connections: self.connections,
+            recipients: self.recipients,
             access: (access != Access::default()).then(|| Arc::new(access)),
         })
     }
@@ -528,6 +535,8 @@ impl TransportTable {
             ("danger_auth_without_tls", self.danger_auth_without_tls),
             ("redial", self.redial != defaults.redial),
             ("probe", self.probe != defaults.probe),
+            ("connections", self.connections.is_some()),
+            ("recipients", self.recipients.is_some()),
         ];
         match given.iter().find(|(_, given)| *given) {
             Some(("hosts", _)) => Err(("hosts", "only a relay has hosts")),
@@ -559,6 +568,8 @@ impl From<&Transport> for TransportTable {
             table.danger_accept_invalid_certs = relay.danger_accept_invalid_certs;
             table.redial = relay.redial;
             table.probe = relay.probe;
+            table.connections = relay.connections;
+            table.recipients = relay.recipients;
             if let Some(access) = &relay.access {
                 table.ca_file.clone_from(&access.ca_file);
             }

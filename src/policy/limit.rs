@@ -2,7 +2,7 @@
 //!
 //! What is learned of a destination on the way is `dispatch::windows`.
 
-use crate::config::{Config, Limit};
+use crate::config::{Config, Limit, Relay, Transport, TransportKind};
 use crate::policy::route::{hosts_of, relay_of};
 use crate::smtp::address::AddressDomain;
 use crate::store::DestinationKey;
@@ -32,22 +32,40 @@ pub struct Limits {
 }
 
 /// The limits of `destination`: those of the first `[[limit]]` that fits its domain (SC-9), and for what that leaves
-/// open `[limits]`.
+/// open `[limits]`. A relay has those of its `[[transport]]` in place of `[[limit]]`.
 pub fn limits(config: &Config, destination: &DestinationKey) -> Limits {
+    let relay = relay_of(destination).and_then(|name| relay(config, name));
     let own = if config.limit.is_empty() {
         None
     } else {
         own(config, destination)
     };
     let usual = &config.limits;
-    let connections = own.and_then(|own| own.connections);
+    let connections = match relay {
+        Some(relay) => relay.connections,
+        None => own.and_then(|own| own.connections),
+    };
     let connections = connections.unwrap_or(usual.connections).max(1);
     let initial = own.and_then(|own| own.initial);
-    let recipients = own.and_then(|own| own.recipients);
+    let recipients = match relay {
+        Some(relay) => relay.recipients,
+        None => own.and_then(|own| own.recipients),
+    };
     Limits {
         connections,
         initial: initial.unwrap_or(usual.initial).clamp(1, connections),
         recipients: recipients.unwrap_or(usual.recipients).max(1),
+    }
+}
+
+fn relay<'a>(config: &'a Config, name: &str) -> Option<&'a Relay> {
+    config.transport(name).and_then(of_relay)
+}
+
+fn of_relay(transport: &Transport) -> Option<&Relay> {
+    match &transport.kind {
+        TransportKind::Relay(relay) => Some(relay),
+        _ => None,
     }
 }
 
@@ -86,7 +104,10 @@ fn own<'a>(config: &'a Config, destination: &DestinationKey) -> Option<&'a Limit
 /// Most connections that any destination may have.
 pub fn most_connections(config: &Config) -> usize {
     let own = config.limit.iter().filter_map(|limit| limit.connections);
-    own.fold(config.limits.connections.max(1), usize::max)
+    let relays = config.transport.iter().filter_map(of_relay);
+    let relays = relays.filter_map(|relay| relay.connections);
+    own.chain(relays)
+        .fold(config.limits.connections.max(1), usize::max)
 }
 
 /// Half the workers, at least one: the most that a destination may hold (SC-3).
@@ -147,6 +168,17 @@ mod tests {
         assert_eq!(of("[2001:db8::1]"), (20, 5));
         assert_eq!(of("relay:smart"), (20, 2));
         assert_eq!(most_connections(&config), 50);
+        let mut relay = Relay::plain(Vec::new());
+        relay.connections = Some(60);
+        config.transport = vec![Transport {
+            name: "smart".to_owned(),
+            kind: TransportKind::Relay(relay.into()),
+            line: None,
+            retry: None,
+        }];
+        let limits = limits(&config, &DestinationKey("relay:smart".into()));
+        assert_eq!((limits.connections, limits.recipients), (60, 7));
+        assert_eq!(most_connections(&config), 60);
     }
 
     fn alone(workers: usize, window: usize) -> usize {
