@@ -24,7 +24,7 @@ sent() { sed -n "s/.* to=<\([0-9]*$1@postfix.test\)>.*status=sent.*/\1/p" "$D/po
 sent_all() { [ "$(sent "$1" | sort -u | wc -l)" = "$2" ]; }
 
 config '/^user = /i shutdown_grace = "20s"'
-printf '\n[limits]\nconnections = 5\n' >>"$D/posthaste.toml"
+printf '\n[limits]\nconnections = 5\ninitial = 5\n' >>"$D/posthaste.toml"
 daemon_start
 postfix_run 2
 
