@@ -31,6 +31,7 @@ use super::unix;
 use crate::clock::Timestamp;
 use crate::config::{Config, Listen, ListenAddress, ListenTls};
 use crate::dispatch::Fatal;
+use crate::heap;
 use crate::log::Line;
 use crate::message::trace::Origin;
 use crate::net::deadline::Deadline;
@@ -44,6 +45,9 @@ const BACKLOG: i32 = 1024;
 const RESERVED: u64 = 24;
 /// How long accepting rests when the system has no descriptors or memory for it.
 const REST: Duration = Duration::from_millis(100);
+
+/// Without a connection for so long, the memory of a load is given back (PRC-7).
+const QUIET: Duration = Duration::from_secs(5);
 /// Names of users that are remembered.
 const MAX_USERS: usize = 1024;
 
@@ -481,11 +485,24 @@ fn descriptors() -> u64 {
 
 impl Acceptor {
     fn run(mut self) {
+        let mut worked = false;
         while !self.is_over() {
             match self.socket.accept() {
-                Ok(connection) => self.admit(connection),
+                Ok(connection) => {
+                    worked = true;
+                    self.admit(connection);
+                }
                 Err(error) => match error.kind() {
-                    ErrorKind::WouldBlock => self.wait(PollTimeout::NONE),
+                    ErrorKind::WouldBlock if worked => {
+                        let quiet = PollTimeout::try_from(QUIET).unwrap_or(PollTimeout::NONE);
+                        if !self.wait(quiet) {
+                            worked = false;
+                            heap::hand_back();
+                        }
+                    }
+                    ErrorKind::WouldBlock => {
+                        self.wait(PollTimeout::NONE);
+                    }
                     // That client is gone; others may wait.
                     ErrorKind::Interrupted | ErrorKind::ConnectionAborted => {}
                     _ => self.recover(&error),
@@ -501,12 +518,12 @@ impl Acceptor {
         self.closed.load(Ordering::Acquire) || self.shared.stops.stopping.is_raised()
     }
 
-    /// Until somebody connects, it may be over, or the time is.
-    fn wait(&self, timeout: PollTimeout) {
+    /// Until somebody connects, it may be over, or the time is; `false` if nothing else happened.
+    fn wait(&self, timeout: PollTimeout) -> bool {
         let turn = self.turn.as_fd();
         let mut fds = [turn, self.socket.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         // An interruption or an error is seen by the next accept.
-        let _ = poll(&mut fds, timeout);
+        poll(&mut fds, timeout) != Ok(0)
     }
 
     /// PRC-5: no descriptors, no memory, no network. Whoever waits is told so if one descriptor is to be had, and then

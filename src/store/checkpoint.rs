@@ -17,6 +17,7 @@ use rusqlite::{Connection, MAIN_DB};
 use super::fault::{Disk, Trouble};
 use super::request::{Gate, Wake};
 use super::shared::{Fatal, Shared};
+use crate::heap;
 
 /// Frames over which the writer is asked to stand: 64 MiB.
 pub(super) const LARGE: i64 = 16_384;
@@ -41,11 +42,12 @@ pub(super) struct Checkpointer {
 /// Serves until `stop` disconnects.
 pub(super) fn run(this: &Checkpointer, wake: &Receiver<Wake>, stop: &Receiver<()>) {
     let files = Identities::of(this);
-    let mut warned = false;
+    let (mut warned, mut worked) = (false, false);
     loop {
         select! {
             recv(stop) -> _ => return,
             recv(wake) -> why => {
+                worked = true;
                 let alive = match why {
                     Ok(Wake::Room(reply)) => make_room(this, &reply),
                     _ => copy(this),
@@ -59,7 +61,11 @@ pub(super) fn run(this: &Checkpointer, wake: &Receiver<Wake>, stop: &Receiver<()
                 }
                 warned = size > HUGE;
             }
-            default(WATCH) => {}
+            default(WATCH) => {
+                if std::mem::take(&mut worked) {
+                    heap::hand_back();
+                }
+            }
         }
         // Also when no mail comes that would ask: what has waited for room goes on (ST-5).
         let _ = this.shared.check_space();
