@@ -1,15 +1,128 @@
 //! Taking a message in: content ahead, then everything else in one commit.
 
+use std::sync::Arc;
+
 use rusqlite::params;
 
+use super::content::Staged;
 use super::fault::Fault;
-use super::request::{Content, Enqueue};
+use super::request::{Answer, Content, Enqueue, Op};
 use super::rows::{self, MAX_NUMBER};
 use super::writer::Writer;
-use super::{NewRow, State, StoreError};
+use super::{DestinationKey, State, Store, StoreError, unexpected};
 use crate::clock::Timestamp;
-use crate::message::{Head, QueueId};
+use crate::message::{Head, NewRecipient, QueueId};
 use crate::smtp::address::AddressDomain;
+
+/// The content of a new message.
+pub enum NewContent {
+    /// Small: goes into the accepting commit. Shared, so that a worker can send it from memory while it is warm.
+    Inline(Arc<[u8]>),
+    /// Large: staged ahead in chunks; the last commit makes it a message.
+    Staged(Staged),
+}
+
+/// A message to accept.
+pub struct NewMessage {
+    /// What its recipients share; `head.id` comes from `Store::allocate_id`.
+    pub head: Arc<Head>,
+    /// Its content, without `head.added_header`.
+    pub content: NewContent,
+    /// At least one; already free of duplicates. Numbered from 1 in this order.
+    pub recipients: Vec<NewRow>,
+    /// Notices and reports pass the limits of Q-18.
+    pub exempt_from_limits: bool,
+}
+
+/// One recipient row of a new message.
+pub struct NewRow {
+    /// Address, ORCPT, NOTIFY.
+    pub recipient: NewRecipient,
+    /// The group it waits in.
+    pub destination: DestinationKey,
+    /// Its first attempt is due at this time.
+    pub due: Timestamp,
+    /// Held from the start, with this reason.
+    pub hold: Option<String>,
+    /// When its sender is to be told first that it is still here (RT-8).
+    pub delay_due: Option<Timestamp>,
+    /// Claim it in the accepting commit: the attempt is counted, the next one is due at this time.
+    pub claim: Option<NewClaim>,
+}
+
+/// A claim made in the accepting commit.
+pub struct NewClaim {
+    /// When the next attempt is due, should this one be cut off.
+    pub next_attempt: Timestamp,
+}
+
+impl Store {
+    /// A fresh queue id, never handed out before or after. Does not wait, except now and then for one commit
+    /// that reserves the next block of ids.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the caller answers 451 4.3.0.
+    pub fn allocate_id(&self) -> Result<QueueId, StoreError> {
+        loop {
+            self.inner.shared.check_open()?;
+            if let Some(id) = self.inner.shared.ids.take() {
+                return Ok(id);
+            }
+            match self.inner.ask_briefly(Op::ReserveIds)? {
+                Answer::Ids(ids) if ids.is_empty() => {
+                    return Err(StoreError::Failed("all queue ids are used up".into()));
+                }
+                Answer::Ids(ids) => self.inner.shared.ids.add(ids),
+                other => return Err(unexpected(&other)),
+            }
+        }
+    }
+
+    /// Accepts a message: content, envelope and rows in one commit. Returns after that commit.
+    /// Recipients that name [`NewRow::claim`] are inserted as claimed, with their first attempt counted.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing of the message is kept, except that after [`StoreError::Unknown`] it may be there.
+    pub fn enqueue(&self, message: NewMessage) -> Result<(), StoreError> {
+        if !message.exempt_from_limits {
+            self.inner.shared.check_space()?;
+        }
+        let (content, mut staged) = match message.content {
+            NewContent::Inline(data) => (Content::Inline(data), None),
+            NewContent::Staged(staged) => {
+                let (chunks, size) = staged.extent();
+                if staged.id() != message.head.id {
+                    return Err(StoreError::Failed("content staged under another id".into()));
+                }
+                (Content::Staged { chunks, size }, Some(staged))
+            }
+        };
+        let answer = self.inner.ask_briefly(Op::Enqueue(Enqueue {
+            head: message.head,
+            recipients: message.recipients,
+            exempt: message.exempt_from_limits,
+            content,
+        }));
+        // After an unknown outcome the content may be a message's: the next start sees what is there.
+        if let (Ok(_) | Err(StoreError::Unknown(_)), Some(staged)) = (&answer, &mut staged) {
+            staged.settle();
+        }
+        answer.map(drop)
+    }
+}
+
+/// Our own messages are small.
+pub(super) fn enqueue_inline(message: NewMessage) -> Result<Enqueue, StoreError> {
+    match message.content {
+        NewContent::Inline(data) => Ok(Enqueue {
+            head: message.head,
+            recipients: message.recipients,
+            exempt: message.exempt_from_limits,
+            content: Content::Inline(data),
+        }),
+        NewContent::Staged(_) => Err(StoreError::Failed("a notice with staged content".into())),
+    }
+}
 
 /// Octets per row of content.
 pub(super) const CHUNK: usize = 256 << 10;

@@ -3,17 +3,214 @@
 //! A reader finds the rows, a page at a time by key; the writer looks at each again before it changes it, so that the
 //! outcome committed first stands (CTL-24).
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use rusqlite::params;
 
 use super::fault::Fault;
-use super::request::Answer;
-use super::rows;
+use super::request::{Answer, Op};
 use super::settle::{End, Ends, Found, Wish};
 use super::writer::Writer;
-use super::{Change, DestinationKey, State};
+use super::{DestinationKey, Filter, State, Store, StoreError, list, rows, unexpected};
 use crate::clock::Timestamp;
+use crate::message::{RecipientId, RequireTls};
+use crate::smtp::address::ForwardPath;
+
+/// Who asks for a change.
+#[derive(Clone, Debug)]
+pub struct Actor {
+    /// The uid from the socket's peer credentials.
+    pub uid: u32,
+}
+
+/// An operator's change (CTL-11 to CTL-14).
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// Queued recipients become due at this time.
+    Kick {
+        /// When.
+        at: Timestamp,
+    },
+    /// Final dropped, no DSN.
+    Drop {
+        /// Claimed ones too, once their attempt ends undelivered.
+        wait: bool,
+    },
+    /// Final failed, with this text and status 5.7.0.
+    Fail {
+        /// For the sender.
+        text: String,
+        /// Claimed ones too, once their attempt ends undelivered.
+        wait: bool,
+    },
+    /// Held, with this reason.
+    Hold {
+        /// Why.
+        reason: String,
+    },
+    /// Queued again, `next` as it was.
+    Release,
+    /// The transport from the next attempt on; `None` for the routes' own choice.
+    Route {
+        /// Its name.
+        transport: Option<String>,
+        /// The group the recipients wait in from now on; `None`: their domain's.
+        destination: Option<DestinationKey>,
+    },
+    /// What the whole message requires of TLS, from the next attempt on.
+    RequireTls {
+        /// The wish.
+        value: RequireTls,
+    },
+}
+
+/// One row that a change touched or would touch.
+#[derive(Clone, Debug)]
+pub struct ChangedRow {
+    /// The recipient.
+    pub id: RecipientId,
+    /// Its forward-path.
+    pub path: ForwardPath,
+    /// The group it waits in, to wake the dispatcher.
+    pub destination: DestinationKey,
+    /// With it the last recipient of the message reached its end; when the message was accepted.
+    pub finished: Option<Timestamp>,
+}
+
+/// What a change did.
+#[derive(Clone, Debug, Default)]
+pub struct ChangeReport {
+    /// Rows affected.
+    pub affected: u64,
+    /// Matching rows left out because a worker has them.
+    pub claimed: u64,
+}
+
+impl Store {
+    /// An operator's change to all matching recipients, in transactions of at most 10 000 rows (CTL-8). `each` is
+    /// called for every row after the commit that holds it; with `dry_run` nothing changes and `each` sees what would.
+    ///
+    /// # Errors
+    /// [`StoreError`]; steps already committed stand, and `each` has seen them.
+    pub fn change(
+        &self,
+        filter: &Filter,
+        change: &Change,
+        actor: &Actor,
+        dry_run: bool,
+        each: &mut dyn FnMut(&ChangedRow),
+    ) -> Result<ChangeReport, StoreError> {
+        let mut report = ChangeReport::default();
+        for source in list::sources(filter, change) {
+            let mut after = Some(0);
+            while let Some(from) = after {
+                let (found, next) = self
+                    .inner
+                    .readers
+                    .read(|conn| list::page(conn, filter, source, from))?;
+                after = next;
+                let (hits, ended) = self.change_page(&found, change, actor, dry_run)?;
+                let mut ended: HashMap<i64, Timestamp> = ended
+                    .into_iter()
+                    .map(|ended| (ended.message, ended.arrived))
+                    .collect();
+                // Told with the last row of the message, and rows of a page are in the order of their ids.
+                let mut rows = found.iter().zip(hits).peekable();
+                while let Some((row, hit)) = rows.next() {
+                    let message = rows::message_of(row.row);
+                    let goes_on = rows
+                        .peek()
+                        .is_some_and(|(next, _)| rows::message_of(next.row) == message);
+                    let finished = if goes_on {
+                        None
+                    } else {
+                        ended.remove(&message)
+                    };
+                    report_hit(row, hit, finished, &mut report, each);
+                }
+            }
+        }
+        Ok(report)
+    }
+
+    fn change_page(
+        &self,
+        found: &[list::Candidate],
+        change: &Change,
+        actor: &Actor,
+        dry_run: bool,
+    ) -> Result<(Vec<Hit>, Vec<Ended>), StoreError> {
+        if found.is_empty() {
+            return Ok((Vec::new(), Vec::new()));
+        }
+        if dry_run {
+            let would = |row: &list::Candidate| concerns(change, row.state);
+            return Ok((found.iter().map(would).collect(), Vec::new()));
+        }
+        let step = ChangeStep {
+            rows: found.iter().map(|row| row.row).collect(),
+            change: change.clone(),
+            uid: actor.uid,
+        };
+        match self.inner.ask(Op::Change(step))? {
+            Answer::Changed(hits, ended) => Ok((hits, ended)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// RT-9: after the clock went back, lets no recipient wait beyond `horizon` because of an arrival or attempt that now
+    /// lies in the future. Times that were asked for stay. Says how many rows changed.
+    ///
+    /// # Errors
+    /// [`StoreError`]; steps already committed stand.
+    pub fn pull_in(&self, horizon: Timestamp) -> Result<u64, StoreError> {
+        let now = self.inner.clock.now();
+        let mut changed = 0;
+        let mut after = Some((i64::MAX, i64::MAX));
+        while let Some(from) = after {
+            let op = Op::PullIn {
+                now,
+                horizon,
+                after: from,
+            };
+            match self.inner.ask(op)? {
+                Answer::PulledIn(count, next) => {
+                    changed += count;
+                    after = next;
+                }
+                other => return Err(unexpected(&other)),
+            }
+        }
+        Ok(changed)
+    }
+}
+
+fn report_hit(
+    row: &list::Candidate,
+    hit: Hit,
+    finished: Option<Timestamp>,
+    report: &mut ChangeReport,
+    each: &mut dyn FnMut(&ChangedRow),
+) {
+    match hit {
+        Hit::Left => {}
+        Hit::Claimed => report.claimed += 1,
+        Hit::Changed(moved) => {
+            report.affected += 1;
+            let id = rows::recipient_id(row.row);
+            // A damaged address is changed like any other; there is only nothing to tell of it.
+            if let (Ok(id), Ok(path)) = (id, rows::forward_path(&row.address)) {
+                each(&ChangedRow {
+                    id,
+                    path,
+                    destination: moved.unwrap_or_else(|| row.destination.clone()),
+                    finished,
+                });
+            }
+        }
+    }
+}
 
 /// Rows per transaction (CTL-8).
 pub(super) const STEP: usize = 10_000;

@@ -8,11 +8,27 @@ use super::accept::CHUNK;
 use super::handle::Inner;
 use super::request::Op;
 use super::rows::{self, row_id};
-use super::{StoreError, fault};
+use super::{Store, StoreError, fault};
 use crate::message::QueueId;
 
 /// Octets per [`Staged::append`].
 const PIECE: usize = 1 << 20;
+
+impl Store {
+    /// Begins the content of a message that is larger than one chunk; its pieces are committed ahead.
+    /// Dropping the returned guard without enqueueing removes what was staged.
+    pub fn stage(&self, id: QueueId) -> Staged {
+        Staged::new(Arc::clone(&self.inner), id)
+    }
+
+    /// The content of a message as chunks, in order, without the added header.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the attempt is settled as temporary 4.3.1, or 4.3.0 for a damaged row.
+    pub fn content(&self, id: QueueId) -> Result<ContentReader, StoreError> {
+        ContentReader::open(Arc::clone(&self.inner), id)
+    }
+}
 
 /// Content that is staged ahead of its message in committed chunks. Dropping it removes what was staged.
 pub struct Staged {

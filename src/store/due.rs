@@ -6,10 +6,104 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::rows::{self, Damage, HEAD, RECIPIENT, millis};
-use super::{DestinationKey, DueDestination, DueRecipient, RecipientRow, StoreError, fault};
+use super::{DestinationKey, RecipientRow, Store, StoreError, fault};
 use crate::clock::Timestamp;
 use crate::message::{Head, QueueId};
 use crate::policy::retry::{DSN_CALLER, Lifetimes};
+
+/// A destination with possibly due work.
+#[derive(Clone, Debug)]
+pub struct DueDestination {
+    /// Its key.
+    pub key: DestinationKey,
+    /// Its earliest due time, or earlier.
+    pub next_due: Timestamp,
+    /// For paging.
+    pub row: i64,
+}
+
+/// A due recipient with the facts that routing needs.
+#[derive(Clone, Debug)]
+pub struct DueRecipient {
+    /// The message; one `Arc` per message and answer.
+    pub head: Arc<Head>,
+    /// The row.
+    pub row: RecipientRow,
+}
+
+impl Store {
+    /// Destinations that may have due work, in the order of their earliest due time, after `after` (for paging).
+    /// A hint that is never late: a destination it names may turn out to have nothing due.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the dispatcher tries again later.
+    pub fn due_destinations(
+        &self,
+        now: Timestamp,
+        after: Option<(Timestamp, i64)>,
+        limit: usize,
+    ) -> Result<Vec<DueDestination>, StoreError> {
+        self.inner
+            .readers
+            .read(|conn| destinations(conn, now, after, limit))
+    }
+
+    /// The earliest time at which any destination has due work, if there is queued mail at all.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the dispatcher tries again later.
+    pub fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
+        self.inner.readers.read(next)
+    }
+
+    /// Due recipients of one destination, by priority, then due time, then id; at most `limit` rows.
+    /// Reads only; rows of one message that belong together follow each other.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the dispatcher tries again later.
+    pub fn due(
+        &self,
+        destination: &DestinationKey,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<DueRecipient>, StoreError> {
+        let (found, damaged) = self
+            .inner
+            .readers
+            .read(|conn| recipients(conn, destination, now, limit))?;
+        self.hold_all(damaged);
+        Ok(found)
+    }
+
+    /// Due recipients of one destination that have reached their expiry, in the order of [`Store::due`], and when the first
+    /// of the others may do so. `lifetimes` are the shortest there, and `expiry_of` is asked for what has reached those.
+    /// Costs a look at each queued row of the destination.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the dispatcher tries again later.
+    pub fn at_expiry(
+        &self,
+        destination: &DestinationKey,
+        now: Timestamp,
+        lifetimes: &Lifetimes,
+        expiry_of: &dyn Fn(&Head, &RecipientRow) -> Timestamp,
+        limit: usize,
+    ) -> Result<(Vec<DueRecipient>, Option<Timestamp>), StoreError> {
+        let (found, next, damaged) = self
+            .inner
+            .readers
+            .read(|conn| at_expiry(conn, destination, now, lifetimes, expiry_of, limit))?;
+        self.hold_all(damaged);
+        Ok((found, next))
+    }
+
+    /// Q-17: each message once; what cannot be held now is met again.
+    pub(super) fn hold_all(&self, damaged: Damaged) {
+        for (id, reason) in damaged {
+            self.inner.hold_damaged(id, &format!("damaged: {reason}"));
+        }
+    }
+}
 
 pub(super) const DESTINATIONS: &str = "SELECT id, key, next_due FROM destination INDEXED BY destination_due \
     WHERE next_due IS NOT NULL AND next_due <= ?1 AND (next_due, id) > (?2, ?3) ORDER BY next_due, id LIMIT ?4";

@@ -257,7 +257,8 @@ fn no_statement_of_the_program_scans_or_sorts_what_grows() {
     }
     for path in paths {
         let name = path.strip_prefix(&root).unwrap().to_str().unwrap();
-        if OTHER_FILES.iter().any(|(other, _)| *other == name) {
+        let tests = name.ends_with("/tests.rs");
+        if tests || OTHER_FILES.iter().any(|(other, _)| *other == name) {
             continue;
         }
         let source = std::fs::read_to_string(&path).unwrap();

@@ -8,13 +8,35 @@ use super::fault::Fault;
 use super::rows::{self, Kind};
 use super::settle::{End, Ends, Found, Wish};
 use super::writer::Writer;
-use super::{Doubt, InDoubt, Recovery, State};
+use super::{Doubt, State};
 use crate::clock::Timestamp;
 use crate::log::Line;
 use crate::message::{QueueId, RecipientId};
 
 /// Rows per page.
 const STEP: i64 = 1000;
+
+/// What becomes of in-doubt recipients at start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InDoubt {
+    /// Queued again after their recorded back-off.
+    Retry,
+    /// Held for the operator.
+    Hold,
+}
+
+/// What recovery found at start; all of it is logged by the daemon.
+#[derive(Clone, Debug, Default)]
+pub struct Recovery {
+    /// Recipients that were claimed when the last run ended.
+    pub in_doubt: Vec<RecipientId>,
+    /// Messages held because their row or content is damaged.
+    pub damaged: Vec<QueueId>,
+    /// Messages held because they were claimed at too many deaths of the process.
+    pub poisoned: Vec<QueueId>,
+    /// Chunks that no message owned.
+    pub orphan_chunks: u64,
+}
 
 impl Writer<'_> {
     /// One transaction: a crash during recovery leaves it to the next start.

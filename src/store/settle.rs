@@ -6,10 +6,11 @@ use rusqlite::{OptionalExtension, Row, params};
 
 use super::accept::CHUNK;
 use super::fault::Fault;
+use super::request::{Answer, Op};
 use super::rows::{self, Kind, row_id, row_range};
 use super::sweep::SWEEP_STEP;
 use super::writer::Writer;
-use super::{Doubt, Outcome, Settled, Settlement, State};
+use super::{DestinationKey, Doubt, State, Store, StoreError, unexpected};
 use crate::clock::Timestamp;
 use crate::message::QueueId;
 use crate::policy::failure::{Attempt, Cause, Verdict};
@@ -19,6 +20,58 @@ const _: () = assert!(CHUNK as i64 * SWEEP_STEP <= 4 << 20);
 
 /// Rows of one message held per page.
 const HOLD_STEP: i64 = 1000;
+
+/// The outcomes of one transaction.
+#[derive(Clone, Debug)]
+pub struct Settlement {
+    /// The message.
+    pub id: QueueId,
+    /// One per recipient of the transaction.
+    pub outcomes: Vec<Outcome>,
+}
+
+/// The outcome for one recipient.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The recipient's number.
+    pub number: u32,
+    /// What becomes of it.
+    pub verdict: Verdict,
+    /// The group it waits in from now on, if it stays queued: routes may depend on attempts (RO-2).
+    pub destination: DestinationKey,
+    /// What is recorded.
+    pub attempt: Attempt,
+    /// When its sender is to be told next that it is still here, should it stay (RT-8), by the settings of now.
+    pub delay_due: Option<Timestamp>,
+    /// Delivered, the sender asked to be told, and the next hop does not confirm (RFC 3461 §5.2.2).
+    pub unconfirmed: bool,
+    /// The unit of work panicked or hung: counted towards poison.
+    pub poison: bool,
+}
+
+/// What became of a settlement, or of claims that were given back, beyond what was asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settled {
+    /// The last recipient of the message has reached its end.
+    pub finished: bool,
+    /// Recipients that have another state now, by number: what an operator asked for while they were claimed, or the
+    /// poison limit, came first.
+    pub overruled: Vec<(u32, State)>,
+}
+
+impl Store {
+    /// Records the outcome of an attempt for the recipients of a transaction in one commit, and applies
+    /// what an operator asked for with `wait` meanwhile. True when all recipients of the message are final now.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the recipients stay claimed, in doubt after a restart.
+    pub fn settle(&self, settlement: Settlement) -> Result<Settled, StoreError> {
+        match self.inner.ask(Op::Settle(settlement))? {
+            Answer::Settled(settled) => Ok(settled),
+            other => Err(unexpected(&other)),
+        }
+    }
+}
 
 /// What an operator asked for while the recipient was claimed (CTL-12); stored as a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -371,63 +424,6 @@ impl Writer<'_> {
             attempt.tls_policy,
         ])?;
         Ok(())
-    }
-
-    /// Gives claims back: no attempt was made (RT-7).
-    pub(super) fn unclaim(
-        &mut self,
-        id: QueueId,
-        numbers: &[u32],
-        due: Timestamp,
-        blocker: Option<&str>,
-    ) -> Result<Settled, Fault> {
-        let mut ended = Ends::default();
-        let mut settled = Settled::default();
-        for &number in numbers {
-            let row = row_id(id, number);
-            let Some(found) = self.find(row)?.filter(|found| found.is(State::Claimed)) else {
-                log::error!("unclaim qid={id} rcpt={number} ignored: it is not claimed");
-                continue;
-            };
-            let now = self.now();
-            self.sql
-                .give_back
-                .execute(params![row, due.millis(), now.millis(), blocker])?;
-            if found.attempts == 1 {
-                self.notice_due(now);
-            }
-            self.tally.claimed -= 1;
-            self.tally.queued += 1;
-            self.touched.insert(found.destination);
-            let queued = Found {
-                state: rows::state_code(State::Queued),
-                attempts: found.attempts - 1,
-                ..found
-            };
-            match queued.wish {
-                Wish::None => {}
-                Wish::Hold => {
-                    let reason = queued.wish_text.clone().unwrap_or_default();
-                    self.hold_row(&queued, &reason)?;
-                    self.clear_wish(row)?;
-                    settled.overruled.push((number, State::Held));
-                }
-                Wish::Drop | Wish::Fail => {
-                    let end = End {
-                        state: State::Dropped,
-                        blocker: "",
-                        doubt: queued.doubt,
-                        transport: None,
-                        dialled: None,
-                        unconfirmed: false,
-                    };
-                    let state = self.end_as_wished(&queued, &end, &mut ended)?;
-                    settled.overruled.push((number, state));
-                }
-            }
-        }
-        settled.finished = !self.close_messages(&ended)?.is_empty();
-        Ok(settled)
     }
 
     pub(super) fn clear_wish(&mut self, row: i64) -> Result<(), Fault> {

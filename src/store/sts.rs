@@ -3,11 +3,116 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::fault::{self, Fault};
+use super::request::{Answer, Op};
 use super::writer::Writer;
-use super::{StoreError, StsChange, StsRow};
+use super::{Store, StoreError, unexpected};
 use crate::clock::Timestamp;
 use crate::policy::tls::facts::{MxPattern, StsMode, StsPolicy};
 use crate::smtp::address::Domain;
+
+/// An MTA-STS policy as it is kept (STS-10).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StsRow {
+    /// The policy domain.
+    pub domain: Domain,
+    /// The policy.
+    pub policy: StsPolicy,
+    /// When it was fetched.
+    pub fetched: Timestamp,
+    /// When an attempt last used it, to the day.
+    pub used: Timestamp,
+    /// All hosts failed it since then.
+    pub anew: bool,
+}
+
+/// What happens to the policies that are kept.
+#[derive(Clone, Debug)]
+pub enum StsChange {
+    /// This one was fetched. There may be no room for it.
+    Keep {
+        /// The policy domain.
+        domain: Domain,
+        /// The policy.
+        policy: StsPolicy,
+        /// When it was fetched.
+        at: Timestamp,
+    },
+    /// There is none.
+    Forget(String),
+    /// An attempt used it.
+    Used {
+        /// The policy domain.
+        domain: Domain,
+        /// When.
+        at: Timestamp,
+    },
+    /// All hosts failed it.
+    Anew(Domain),
+    /// Some of those that were not used since then go; ask again while something changes.
+    Unused {
+        /// When.
+        before: Timestamp,
+    },
+}
+
+impl Store {
+    /// Changes the cache of MTA-STS policies; whether something changed, or there was room.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn change_sts(&self, change: StsChange) -> Result<bool, StoreError> {
+        match self.inner.ask(Op::ChangeSts(change))? {
+            Answer::Lifted(done) => Ok(done),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// As [`Store::change_sts`], for what may be lost when the disk is full; waits for nothing.
+    pub fn note_sts(&self, change: StsChange) {
+        self.inner.tell(Op::ChangeSts(change));
+    }
+
+    /// The MTA-STS policy that was fetched of a domain, expired or not.
+    ///
+    /// # Errors
+    /// [`StoreError`]; whoever would speak to it must not go on as if there were none.
+    pub fn sts_policy(&self, domain: &Domain) -> Result<Option<StsRow>, StoreError> {
+        self.inner.readers.read(|conn| of(conn, domain))
+    }
+
+    /// The policies of the domains that follow `after`, by name.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn sts_policies(&self, after: &str, limit: usize) -> Result<Vec<StsRow>, StoreError> {
+        self.inner
+            .readers
+            .read(|conn| following(conn, after, limit))
+    }
+
+    /// Domains whose policies were fetched after `from` and before `before`, the oldest first, with the time.
+    ///
+    /// # Errors
+    /// [`StoreError`]; ask again later.
+    pub fn sts_fetched_before(
+        &self,
+        from: (Timestamp, &str),
+        before: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<(Timestamp, String)>, StoreError> {
+        self.inner
+            .readers
+            .read(|conn| fetched_between(conn, from, before, limit))
+    }
+
+    /// How many policies there are.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn sts_count(&self) -> Result<u64, StoreError> {
+        self.inner.readers.read(count)
+    }
+}
 
 /// STS-10: as many are kept.
 pub(super) const MOST: i64 = 100_000;
@@ -62,7 +167,7 @@ pub(super) fn of(conn: &Connection, domain: &Domain) -> Result<Option<StsRow>, S
 }
 
 /// Policies of domains after this one, by name; at most `limit` of them.
-pub(super) fn after(
+pub(super) fn following(
     conn: &Connection,
     domain: &str,
     limit: usize,

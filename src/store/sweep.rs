@@ -7,9 +7,10 @@ use std::time::Instant;
 
 use rusqlite::OptionalExtension;
 
+use super::group::Outcome;
 use super::rows::row_range;
 use super::shared::Fatal;
-use super::writer::{Outcome, Writer};
+use super::writer::Writer;
 use crate::message::QueueId;
 
 /// Chunks removed per step.

@@ -3,12 +3,80 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::fault::{self, Fault};
+use super::request::{Answer, Op};
 use super::writer::Writer;
-use super::{StoreError, TlsRow, TlsSeen};
+use super::{Store, StoreError, unexpected};
 use crate::clock::Timestamp;
 use crate::smtp::address::Domain;
 
 const COLUMNS: &str = "domain, since, encrypted, verified, requiretls";
+
+/// A host of a domain had TLS.
+#[derive(Clone, Debug)]
+pub struct TlsSeen {
+    /// The recipients' domain.
+    pub domain: Domain,
+    /// When.
+    pub at: Timestamp,
+    /// The host was verified, by name or by DANE.
+    pub verified: bool,
+    /// It announced REQUIRETLS.
+    pub requiretls: bool,
+    /// What was not seen since then is forgotten (TLS-6).
+    pub forget_before: Timestamp,
+}
+
+/// What is remembered of a domain's TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsRow {
+    /// The domain.
+    pub domain: String,
+    /// When TLS was seen first.
+    pub since: Timestamp,
+    /// When TLS was seen last.
+    pub encrypted: Timestamp,
+    /// When a host was verified last.
+    pub verified: Option<Timestamp>,
+    /// When a host announced REQUIRETLS last.
+    pub requiretls: Option<Timestamp>,
+}
+
+impl Store {
+    /// Remembers that a host of a domain had TLS (TLS-5). Waits for nothing; comes before whatever is asked for next, and
+    /// may be lost when the disk is full.
+    pub fn note_tls(&self, seen: TlsSeen) {
+        self.inner.tell(Op::NoteTls(seen));
+    }
+
+    /// What is remembered of a domain, however old it is.
+    ///
+    /// # Errors
+    /// [`StoreError`]; whoever would speak to it must not go on as if nothing were remembered.
+    pub fn tls_memory(&self, domain: &Domain) -> Result<Option<TlsRow>, StoreError> {
+        self.inner.readers.read(|conn| of(conn, domain))
+    }
+
+    /// What is remembered of the domains that follow `after`, by name.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn tls_memories(&self, after: &str, limit: usize) -> Result<Vec<TlsRow>, StoreError> {
+        self.inner
+            .readers
+            .read(|conn| following(conn, after, limit))
+    }
+
+    /// Forgets a domain; whether there was something.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn forget_tls(&self, domain: &str) -> Result<bool, StoreError> {
+        match self.inner.ask(Op::ForgetTls(domain.to_owned()))? {
+            Answer::Lifted(done) => Ok(done),
+            other => Err(unexpected(&other)),
+        }
+    }
+}
 
 fn row(row: &Row<'_>) -> rusqlite::Result<TlsRow> {
     let time = |millis: Option<i64>| millis.map(Timestamp::from_millis);
@@ -34,7 +102,7 @@ pub(super) fn of(conn: &Connection, domain: &Domain) -> Result<Option<TlsRow>, S
 }
 
 /// What is kept of domains after this one, by name; at most `limit` of them.
-pub(super) fn after(
+pub(super) fn following(
     conn: &Connection,
     domain: &str,
     limit: usize,

@@ -5,8 +5,9 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::fault::{self, Fault};
+use super::request::{Answer, Op};
 use super::writer::Writer;
-use super::{DueReport, ReportChange, ReportCount, ReportRow, StoreError};
+use super::{Store, StoreError, unexpected};
 use crate::clock::Timestamp;
 use crate::message::tlsrpt::{FailureCount, PolicyCount, PolicyType};
 use crate::policy::tlsrpt::schedule::Day;
@@ -23,6 +24,130 @@ const MOST_FAILURES: i64 = 100;
 
 /// What is removed at a time, so that nobody waits long for it.
 const STEP: i64 = 200;
+
+/// What was counted of one domain's sessions on one day, held against one policy (RPT-1).
+#[derive(Clone, Debug)]
+pub struct ReportCount {
+    /// The UTC day.
+    pub day: Day,
+    /// The recipients' domain.
+    pub domain: Domain,
+    /// The policy, and what is added to its counts.
+    pub policy: PolicyCount,
+}
+
+/// What happens to the TLS reports.
+#[derive(Clone, Debug)]
+pub enum ReportChange {
+    /// These counts are added, as far as there is room for them.
+    Count(Vec<ReportCount>),
+    /// A try begins, unless another has begun since `tries` were counted.
+    Try {
+        /// The UTC day.
+        day: Day,
+        /// The domain.
+        domain: String,
+        /// Those before it.
+        tries: u32,
+        /// When the next one is due, should this come to nothing.
+        next: Timestamp,
+    },
+    /// The report is sent, not wanted, or given up.
+    Done {
+        /// The UTC day.
+        day: Day,
+        /// The domain.
+        domain: String,
+    },
+    /// Some of what was counted before that day goes; ask again while something changes.
+    Forget {
+        /// The first day that stays.
+        before: Day,
+    },
+}
+
+/// A report that is due.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DueReport {
+    /// The UTC day.
+    pub day: Day,
+    /// The domain.
+    pub domain: String,
+    /// Tries begun so far.
+    pub tries: u32,
+    /// Reports that are due, this one included.
+    pub waiting: usize,
+}
+
+/// A report in the listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReportRow {
+    /// The UTC day.
+    pub day: Day,
+    /// The domain.
+    pub domain: String,
+    /// It is sent, not wanted, or given up.
+    pub done: bool,
+    /// Tries begun so far.
+    pub tries: u32,
+    /// When the next one is due.
+    pub next: Timestamp,
+    /// Sessions that met the policy.
+    pub successes: u64,
+    /// Sessions that did not.
+    pub failures: u64,
+}
+
+impl Store {
+    /// Changes the TLS reports, or what is counted for them; whether something changed.
+    ///
+    /// # Errors
+    /// [`StoreError`]: nothing of it was kept.
+    pub fn change_report(&self, change: ReportChange) -> Result<bool, StoreError> {
+        match self.inner.ask(Op::ChangeReport(change))? {
+            Answer::Lifted(done) => Ok(done),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// The TLS report that is due first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn due_report(&self, now: Timestamp) -> Result<Option<DueReport>, StoreError> {
+        self.inner.readers.read(|conn| due(conn, now))
+    }
+
+    /// When the first of those that are not due yet will be.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn next_report(&self, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+        self.inner.readers.read(|conn| next(conn, now))
+    }
+
+    /// What the TLS report about a day and a domain says.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn report_counts(&self, day: Day, domain: &str) -> Result<Vec<PolicyCount>, StoreError> {
+        self.inner.readers.read(|conn| counts(conn, day, domain))
+    }
+
+    /// The TLS reports that follow this day and domain, in order.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn reports_after(
+        &self,
+        after: (Day, &str),
+        limit: usize,
+    ) -> Result<Vec<ReportRow>, StoreError> {
+        self.inner
+            .readers
+            .read(|conn| following(conn, after, limit))
+    }
+}
 
 /// The report that is due first, and how many are due.
 pub(super) fn due(conn: &Connection, now: Timestamp) -> Result<Option<DueReport>, StoreError> {
@@ -125,7 +250,7 @@ fn unsigned(count: i64) -> u64 {
 }
 
 /// Reports after this day and domain, in order; at most `limit` of them.
-pub(super) fn after(
+pub(super) fn following(
     conn: &Connection,
     after: (Day, &str),
     limit: usize,
@@ -302,218 +427,4 @@ fn signed(count: u64) -> i64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::clock::Clock;
-    use crate::store::Store;
-    use crate::store::testing::{TempDir, settings, writable};
-
-    const DAY: i64 = 20_833;
-
-    fn day() -> Day {
-        Day::from_number(DAY)
-    }
-
-    fn open(directory: &TempDir) -> Store {
-        Store::open(&settings(directory.path()), &Clock::system())
-            .unwrap()
-            .0
-    }
-
-    fn failed(host: &str, sessions: u64) -> FailureCount {
-        FailureCount {
-            kind: "certificate-expired".into(),
-            host: host.into(),
-            address: "192.0.2.1".into(),
-            helo: String::new(),
-            source: "192.0.2.9".into(),
-            reason: format!("first of {host}"),
-            sessions,
-        }
-    }
-
-    fn count(
-        domain: &str,
-        lines: &[&str],
-        successes: u64,
-        details: &[FailureCount],
-    ) -> ReportCount {
-        ReportCount {
-            day: day(),
-            domain: Domain::parse(domain).unwrap(),
-            policy: PolicyCount {
-                kind: if lines.is_empty() {
-                    PolicyType::NoPolicyFound
-                } else {
-                    PolicyType::Sts
-                },
-                domain: domain.into(),
-                lines: lines.iter().map(|line| (*line).to_owned()).collect(),
-                successes,
-                failures: details.iter().map(|one| one.sessions).sum(),
-                details: details.to_vec(),
-            },
-        }
-    }
-
-    // RPT-1
-    #[test]
-    fn counts_of_a_day_add_up_and_survive_a_restart() {
-        let directory = TempDir::new();
-        let store = open(&directory);
-        let lines = ["version: STSv1", "mode: testing"];
-        let add = |counts| store.change_report(ReportChange::Count(counts)).unwrap();
-        assert!(add(vec![
-            count("dest.test", &lines, 2, &[failed("a.test", 1)]),
-            count("other.test", &[], 1, &[]),
-        ]));
-        let mut again = failed("a.test", 3);
-        again.reason = "a later one".into();
-        add(vec![
-            count("dest.test", &lines, 1, &[again, failed("b.test", 1)]),
-            count("dest.test", &[], 7, &[]),
-        ]);
-        store.close();
-        let store = open(&directory);
-        let found = store.report_counts(day(), "dest.test").unwrap();
-        let mut all = count(
-            "dest.test",
-            &lines,
-            3,
-            &[failed("a.test", 4), failed("b.test", 1)],
-        );
-        all.policy.failures = 5;
-        assert_eq!(found, [count("dest.test", &[], 7, &[]).policy, all.policy]);
-        let listed = store.reports_after((Day::from_number(0), ""), 10).unwrap();
-        let listed: Vec<_> = listed
-            .iter()
-            .map(|row| (row.day, &*row.domain, row.done, row.successes, row.failures))
-            .collect();
-        assert_eq!(
-            listed,
-            [
-                (day(), "dest.test", false, 10, 5),
-                (day(), "other.test", false, 1, 0)
-            ]
-        );
-        let rest = store.reports_after((day(), "dest.test"), 10).unwrap();
-        assert_eq!(rest.len(), 1);
-    }
-
-    // RPT-2, RPT-4
-    #[test]
-    fn a_report_is_due_after_its_day_and_done_once() {
-        let directory = TempDir::new();
-        let store = open(&directory);
-        let add = |counts| store.change_report(ReportChange::Count(counts)).unwrap();
-        add(vec![
-            count("a.test", &[], 1, &[]),
-            count("b.test", &[], 1, &[failed("x.test", 1)]),
-        ]);
-        let end = day().end();
-        let before = end.minus(std::time::Duration::from_millis(1));
-        assert_eq!(store.due_report(before).unwrap(), None);
-        assert_eq!(store.next_report(before).unwrap(), Some(end));
-        let due = store.due_report(end).unwrap().unwrap();
-        assert_eq!((&*due.domain, due.tries, due.waiting), ("a.test", 0, 2));
-        let later = end.plus(std::time::Duration::from_secs(600));
-        let try_at = |tries| ReportChange::Try {
-            day: day(),
-            domain: "a.test".into(),
-            tries,
-            next: later,
-        };
-        assert!(store.change_report(try_at(0)).unwrap());
-        assert!(!store.change_report(try_at(0)).unwrap(), "somebody else's");
-        assert_eq!(store.next_report(end).unwrap(), Some(later));
-        let due = store.due_report(end).unwrap().unwrap();
-        assert_eq!((&*due.domain, due.waiting), ("b.test", 1));
-        let done = |domain: &str| ReportChange::Done {
-            day: day(),
-            domain: domain.into(),
-        };
-        assert!(store.change_report(done("b.test")).unwrap());
-        assert!(!store.change_report(done("b.test")).unwrap());
-        assert_eq!(store.due_report(end).unwrap(), None);
-        let due = store.due_report(later).unwrap().unwrap();
-        assert_eq!((&*due.domain, due.tries), ("a.test", 1));
-        // What comes when it is out makes no second one.
-        add(vec![count("b.test", &[], 1, &[failed("y.test", 1)])]);
-        assert_eq!(store.report_counts(day(), "b.test").unwrap(), []);
-        assert_eq!(store.due_report(later).unwrap().unwrap().waiting, 1);
-    }
-
-    // RPT-2
-    #[test]
-    fn old_days_are_removed_with_all_that_was_counted() {
-        let directory = TempDir::new();
-        let (_files, conn, shared) = writable(&directory);
-        let mut writer = Writer::new(&conn, Clock::system(), shared).unwrap();
-        for (number, day) in [DAY, DAY, DAY + 1].into_iter().enumerate() {
-            let mut count = count(&format!("d{number}.test"), &[], 1, &[failed("x.test", 1)]);
-            count.day = Day::from_number(day);
-            writer
-                .change_report(&ReportChange::Count(vec![count]))
-                .unwrap();
-        }
-        let forget = ReportChange::Forget {
-            before: Day::from_number(DAY + 1),
-        };
-        assert!(writer.change_report(&forget).unwrap());
-        assert!(!writer.change_report(&forget).unwrap());
-        for table in [
-            "tls_report",
-            "tls_report_day",
-            "tls_report_policy",
-            "tls_report_failure",
-        ] {
-            let sql = format!("SELECT count(*) FROM {table}");
-            let left: i64 = conn.query_row(&sql, [], |row| row.get(0)).unwrap();
-            assert_eq!(left, 1, "{table}");
-        }
-    }
-
-    // RPT-4
-    #[test]
-    fn domains_policies_and_ways_of_failing_are_bounded() {
-        let directory = TempDir::new();
-        let (_files, conn, shared) = writable(&directory);
-        let mut writer = Writer::new(&conn, Clock::system(), shared).unwrap();
-        let mut add = |count| {
-            writer
-                .change_report(&ReportChange::Count(vec![count]))
-                .unwrap()
-        };
-        for number in 0..MOST_POLICIES + 3 {
-            add(count("a.test", &[&format!("max_age: {number}")], 1, &[]));
-        }
-        assert_eq!(
-            counts(&conn, day(), "a.test").unwrap().len() as i64,
-            MOST_POLICIES
-        );
-        for number in 0..MOST_FAILURES + 5 {
-            let host = format!("mx{number}.test");
-            add(count("b.test", &[], 0, &[failed(&host, 2)]));
-        }
-        let found = counts(&conn, day(), "b.test").unwrap().remove(0);
-        assert_eq!(found.details.len() as i64, MOST_FAILURES + 1);
-        assert_eq!(
-            (found.details[0].host.as_str(), found.details[0].sessions),
-            ("", 10)
-        );
-        assert_eq!(
-            found.failures,
-            found.details.iter().map(|one| one.sessions).sum::<u64>()
-        );
-        conn.execute("UPDATE tls_report_day SET domains = ?1", [MOST_DOMAINS])
-            .unwrap();
-        add(count("c.test", &[], 1, &[]));
-        assert_eq!(counts(&conn, day(), "c.test").unwrap(), []);
-        add(count("b.test", &[], 1, &[]));
-        assert_eq!(counts(&conn, day(), "b.test").unwrap()[0].successes, 1);
-        let mut tomorrow = count("c.test", &[], 1, &[]);
-        tomorrow.day = day().following();
-        add(tomorrow);
-        assert_eq!(counts(&conn, day().following(), "c.test").unwrap().len(), 1);
-    }
-}
+mod tests;
