@@ -11,4 +11,5 @@ pub mod route;
 pub mod sts;
 pub mod tls;
 pub mod tlsrpt;
+pub mod txt;
 pub mod verdict;

@@ -2,6 +2,7 @@
 //!
 //! Whether a host meets a policy is judged in [`policy::tls`](super::tls), with all the rest about TLS.
 
+use super::txt::{self, WSP};
 use crate::clock::Timestamp;
 use crate::policy::tls::facts::{MxPattern, StsMode, StsPolicy};
 use std::time::Duration;
@@ -14,57 +15,25 @@ const LONGEST_AGE: u64 = 31_557_600;
 
 /// What the TXT records of `_mta-sts.DOMAIN` say: the id of the policy (STS-2, RFC 8461 §3.1). `None`: the domain has no
 /// policy, because there is no record, more than one, or a bad one.
-pub fn record<'a>(records: &'a [Vec<u8>]) -> Option<&'a str> {
-    let mut ours = records
-        .iter()
-        .filter(|record| record.starts_with(b"v=STSv1;"));
-    // RFC 8461 §3.1: if the number of records that begin so is not one, there is no policy.
-    let record: &'a [u8] = match (ours.next(), ours.next()) {
-        (Some(record), None) => record,
-        _ => return None,
-    };
-    let fields = std::str::from_utf8(record).ok()?;
+pub fn record(records: &[Vec<u8>]) -> Option<&str> {
     let mut id = None;
-    let mut fields = fields
-        .split(';')
-        .skip(1)
-        .map(|field| field.trim_matches(WSP))
-        .peekable();
-    while let Some(field) = fields.next() {
-        if field.is_empty() {
-            // Only behind the last delimiter.
-            if fields.peek().is_some() {
-                return None;
-            }
-            continue;
-        }
-        let (name, value) = field.split_once('=')?;
+    for field in txt::only(records, "v=STSv1;")? {
+        let (name, value) = field?;
         if name == "id" {
             // An id that is given twice says nothing.
             if id.is_some() || !is_id(value) {
                 return None;
             }
             id = Some(value);
-        } else if !is_extension(name, value) {
+        } else if !txt::is_extension(name, value) {
             return None;
         }
     }
     id
 }
 
-const WSP: [char; 2] = [' ', '\t'];
-
 fn is_id(text: &str) -> bool {
     (1..=32).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric())
-}
-
-/// `sts-extension` of RFC 8461 §3.1; what it means is for others.
-pub(super) fn is_extension(name: &str, value: &str) -> bool {
-    let mut bytes = name.bytes();
-    let first = bytes.next().is_some_and(|b| b.is_ascii_alphanumeric());
-    let rest = bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'));
-    let known = |b: u8| b.is_ascii_graphic() && b != b'=' && b != b';';
-    first && rest && name.len() <= 32 && !value.is_empty() && value.bytes().all(known)
 }
 
 /// A policy as its text says (RFC 8461 §3.2).

@@ -6,7 +6,7 @@ pub mod schedule;
 
 use std::fmt;
 
-use super::sts::is_extension;
+use super::txt::{self, WSP};
 use crate::smtp::address::{AddressDomain, Domain, Mailbox};
 
 /// The name of the record (RFC 8460 §3), in front of the policy domain.
@@ -48,34 +48,15 @@ impl fmt::Display for Target {
 /// What the TXT records of `_smtp._tls.DOMAIN` say: where reports are wanted, as far as we can go there. `None`: the
 /// domain wants none, because there is no record, more than one, or a bad one (RPT-2, RFC 8460 §3).
 pub fn record(records: &[Vec<u8>]) -> Option<Vec<Target>> {
-    let mut ours = records
-        .iter()
-        .filter(|record| record.starts_with(b"v=TLSRPTv1;"));
-    let (Some(record), None) = (ours.next(), ours.next()) else {
-        return None;
-    };
     let mut targets = None;
-    let mut fields = std::str::from_utf8(record)
-        .ok()?
-        .split(';')
-        .skip(1)
-        .map(|field| field.trim_matches(WSP))
-        .peekable();
-    while let Some(field) = fields.next() {
-        if field.is_empty() {
-            // Only behind the last delimiter.
-            if fields.peek().is_some() {
-                return None;
-            }
-            continue;
-        }
-        let (name, value) = field.split_once('=')?;
+    for field in txt::only(records, "v=TLSRPTv1;")? {
+        let (name, value) = field?;
         if name == "rua" {
             let targets = targets.get_or_insert_with(Vec::new);
             for uri in value.split(',') {
                 targets.extend(uri_of(uri.trim_matches(WSP))?);
             }
-        } else if !is_extension(name, value) {
+        } else if !txt::is_extension(name, value) {
             return None;
         }
     }
@@ -84,8 +65,6 @@ pub fn record(records: &[Vec<u8>]) -> Option<Vec<Target>> {
     targets.truncate(MOST_TARGETS);
     Some(targets)
 }
-
-const WSP: [char; 2] = [' ', '\t'];
 
 /// One URI: `None` if it is none, `Some(None)` if it leads where we cannot go.
 fn uri_of(uri: &str) -> Option<Option<Target>> {
