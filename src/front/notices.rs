@@ -605,13 +605,7 @@ fn own_message(
             path,
             orcpt: None,
             // RFC 3461 §6.1: a notification asks for none.
-            notify: Notify {
-                never: true,
-                success: false,
-                failure: false,
-                delay: false,
-                given: true,
-            },
+            notify: Notify::NEVER,
         },
         destination: destination.clone(),
         due: now,

@@ -41,13 +41,7 @@ impl Outbox for ReportOutbox {
             recipients: vec![NewRecipient {
                 path: to.clone(),
                 orcpt: None,
-                notify: Notify {
-                    never: true,
-                    success: false,
-                    failure: false,
-                    delay: false,
-                    given: true,
-                },
+                notify: Notify::NEVER,
             }],
             ret: None,
             envid: None,

@@ -90,16 +90,9 @@ mod tests {
     // DSN-1, DSN-2
     #[test]
     fn a_null_reverse_path_and_never_are_not_answered() {
-        let never = Notify {
-            never: true,
-            failure: false,
-            delay: false,
-            success: false,
-            given: true,
-        };
         for action in [Action::Failed, Action::Delayed, Action::Relayed] {
             assert!(!wanted(false, Notify::default(), action));
-            assert!(!wanted(true, never, action));
+            assert!(!wanted(true, Notify::NEVER, action));
         }
         assert!(wanted(true, Notify::default(), Action::Failed));
         assert!(wanted(true, Notify::default(), Action::Delayed));

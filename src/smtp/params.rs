@@ -33,6 +33,17 @@ pub struct Notify {
     pub given: bool,
 }
 
+impl Notify {
+    /// NOTIFY=NEVER as it is given.
+    pub const NEVER: Notify = Notify {
+        never: true,
+        success: false,
+        failure: false,
+        delay: false,
+        given: true,
+    };
+}
+
 impl Default for Notify {
     fn default() -> Notify {
         Notify {

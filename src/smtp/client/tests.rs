@@ -517,11 +517,7 @@ fn parameters_are_sent_only_where_they_were_announced() {
         "MAIL FROM:<>\r\nRCPT TO:<jörg@dest.test>\r\nDATA\r\n"
     );
     let never = Rcpt {
-        notify: Notify {
-            never: true,
-            given: true,
-            ..Notify::default()
-        },
+        notify: Notify::NEVER,
         orcpt: Some("rfc822;bob@dest.test"),
         ..rcpt
     };
