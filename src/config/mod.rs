@@ -21,6 +21,7 @@ mod pattern;
 mod print;
 mod proxy;
 mod queue;
+mod reader;
 mod relay;
 mod retry;
 mod route;
