@@ -60,15 +60,7 @@ path = "$dir/run/control"
 [log]
 to = "stderr"
 TOML
-  [ "${TRANSPORT:-}" = no ] || cat >>"$dir/posthaste.toml" <<TOML
-[[transport]]
-name = "out"
-kind = "relay"
-hosts = ["127.0.0.1:$WORLD_PORT"]
-tls = "none"
-[[route]]
-transport = "out"
-TOML
+  [ "${TRANSPORT:-}" = no ] || relay_plain >>"$dir/posthaste.toml"
   [ $# = 0 ] || printf '%s\n' "$@" >>"$dir/posthaste.toml"
   touch "$log"
   starts=$(grep -c ' start version=' "$log")

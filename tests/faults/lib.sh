@@ -62,15 +62,7 @@ world_start() {
 # fault_config [SED-EXPRESSION..]
 fault_config() {
   config 's/^intervals = .*/intervals = ["2s"]/' 's/^lifetime = .*/lifetime = "5d"/' "$@"
-  cat >>"$D/posthaste.toml" <<TOML
-[[transport]]
-name = "out"
-kind = "relay"
-hosts = ["127.0.0.1:$WORLD_PORT"]
-tls = "none"
-[[route]]
-transport = "out"
-TOML
+  relay_plain >>"$D/posthaste.toml"
 }
 
 # traffic_start THREADS SIZE [PAUSE]: smtplib clients; each message has an address of its own, each answer is in the ledger.

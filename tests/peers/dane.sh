@@ -45,24 +45,11 @@ unbound_start "127.0.0.1:$DNS_PORT" test
 
 mkdir -p "$D/web/.well-known"
 printf 'version: STSv1\nmode: enforce\nmx: mx.sts.test\nmax_age: 604800\n' >"$D/web/.well-known/mta-sts.txt"
-cat >"$D/web.py" <<'PYTHON'
-import functools, http.server, ssl, sys
-
-root, port, cert, key = sys.argv[1:]
-context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-context.load_cert_chain(cert, key)
-handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=root)
-server = http.server.ThreadingHTTPServer(("127.0.0.4", int(port)), handler)
-server.socket = context.wrap_socket(server.socket, server_side=True)
-server.serve_forever()
-PYTHON
-python3 "$D/web.py" "$D/web" "$https_port" "$D/web.pem" "$D/web-key.pem" >"$D/web.log" 2>&1 &
-PIDS+=($!)
+web_start 127.0.0.4 "$https_port"
 postfix_start "$D/postfix" "127.0.0.3:$WORLD_PORT" -- \
   "smtpd_tls_security_level = may" "smtpd_tls_chain_files = $D/mx-key.pem, $D/mx-chain.pem" "smtpd_tls_loglevel = 1" \
   "virtual_mailbox_domains = static:all" "virtual_mailbox_maps = static:all/" "virtual_mailbox_base = $D/postfix/box" \
   "virtual_uid_maps = static:$(id -u "$RUN_USER")" "virtual_gid_maps = static:$(id -g "$RUN_USER")"
-until_true 10 port_open 127.0.0.4 "$https_port" || die "the web server did not start: $(cat "$D/web.log")"
 
 config
 printf '\n[tls]\nca_file = "%s"\nmta_sts_port = %s\nmemory = "off"\n' "$D/ca.pem" "$https_port" >>"$D/posthaste.toml"

@@ -5,8 +5,7 @@
 . "$(dirname "$0")/../tools/lib.sh"
 . "$(dirname "$0")/../tools/postfix.sh"
 need postfix smtp-sink nc opendkim-testmsg unshare ip
-python=/usr/bin/python3 # Debian's, which has dkimpy
-"$python" -c 'import dkim, nacl' 2>/dev/null || { [ "${CI:-}" = true ] && die "no dkimpy"; echo "skipped: no dkimpy (make deps)"; exit 77; }
+need_dkimpy
 [ "$(id -u)" = 0 ] || { echo "skipped: a Postfix of our own needs root"; exit 77; }
 
 WORLD_PORT=$(free_port)
@@ -69,32 +68,8 @@ with smtplib.SMTP("127.0.0.1", int(port)) as smtp:
         smtp.sendmail("joe@world.test", to, content, mail_options=["BODY=8BITMIME"])
 PY
 }
-# judge KIND FILE..: what dkimpy says of each signature of each file: selector, good or not.
-judge() {
-  "$python" - "$D/zone" "$@" <<'PY'
-import dkim, re, sys
-zone = {}
-for line in open(sys.argv[1]):
-    name, _, _, rest = line.split(" ", 3)
-    zone[name.encode()] = "".join(re.findall('"([^"]*)"', rest)).encode()
-for path in sys.argv[3:]:
-    content = open(path, "rb").read()
-    if sys.argv[2] == "sink":
-        # smtp-sink puts its own fields in front, and none of them was sent.
-        content = re.sub(rb"\A(X-[A-Za-z-]+: [^\n]*\n)+", b"", content)
-    content = re.sub(rb"\r?\n", b"\r\n", content)
-    message = dkim.DKIM(content)
-    count = sum(name.lower() == b"dkim-signature" for name, _ in message.headers)
-    for n in range(count):
-        try:
-            good = message.verify(n, dnsfunc=lambda name, timeout=5: zone.get(name))
-        except dkim.ValidationError:
-            good = False
-        print(message.signature_fields[b"s"].decode(), message.signature_fields[b"d"].decode(), "good" if good else "bad")
-    if count == 0:
-        print("unsigned")
-PY
-}
+# judge FILE..: what dkimpy says of each signature of each file: selector, good or not.
+judge() { "$python" "$ROOT/tests/tools/signatures.py" "$D/zone" "$@"; }
 tally() { sort | uniq -c | awk '{print $1, $2, $3, $4}' | paste -sd, ; }
 in_box() { [ "$(find "$D/postfix/box" -path '*/new/*' -type f 2>/dev/null | wc -l)" = "$1" ]; }
 in_world() { [ "$(find "$D/world" -type f | wc -l)" = "$1" ]; }
@@ -104,8 +79,8 @@ echo "As smtp-sink and Postfix got it"
 hand_in joe@here.test a@world.test b@postfix.test || die "smtplib ended with $?"
 until_true 20 in_world 2 && until_true 20 in_box 2 || die "not delivered: $(ls "$D/world" "$D/postfix/box/all/new")"
 good='2 ed2026 here.test good,2 rsa2026 here.test good'
-wanted smtp-sink "$(judge sink "$D"/world/* | tally)" "$good"
-wanted Postfix "$(judge box "$D"/postfix/box/all/new/* | tally)" "$good"
+wanted smtp-sink "$(judge "$D"/world/* | tally)" "$good"
+wanted Postfix "$(judge "$D"/postfix/box/all/new/* | tally)" "$good"
 grep -qr $'\xff\xfe no UTF-8' "$D/postfix/box" || die "the 8-bit text is not what it was"
 
 echo "What was touched on the way is bad, and our own verifier agrees"
@@ -113,17 +88,17 @@ odd=$(grep -lr 'two dots' "$D/postfix/box")
 tool dkim verify <"$odd" >"$D/out" || die "dkim verify ended with $?: $(cat "$D/out")"
 [ "$(grep -c 'result=pass' "$D/out")" = 2 ] || die "dkim verify: $(cat "$D/out")"
 sed 's/two dots/too dots/' "$odd" >"$D/touched"
-wanted touched "$(judge box "$D/touched" | tally)" '1 ed2026 here.test bad,1 rsa2026 here.test bad'
+wanted touched "$(judge "$D/touched" | tally)" '1 ed2026 here.test bad,1 rsa2026 here.test bad'
 tool dkim verify <"$D/touched" >"$D/out" && die "dkim verify took it"
 sed '0,/^Subject:/s//Subject: more\nSubject:/' "$odd" >"$D/touched"
-wanted added "$(judge box "$D/touched" | tally)" '1 ed2026 here.test bad,1 rsa2026 here.test bad'
+wanted added "$(judge "$D/touched" | tally)" '1 ed2026 here.test bad,1 rsa2026 here.test bad'
 
 echo "A notice"
 rm -f "$D"/world/*
 printf 'From: a@else.test\r\n\r\nx\r\n' >"$D/mail"
 "$python" -c "import smtplib; smtplib.SMTP('127.0.0.1', $SMTP_PORT).sendmail('ann@world.test', ['nobody@postfix.test'], open('$D/mail', 'rb').read())"
 until_true 20 in_world 1 || die "no notice"
-wanted notice "$(judge sink "$D"/world/* | tally)" '1 ed2026 here.test good,1 rsa2026 here.test good'
+wanted notice "$(judge "$D"/world/* | tally)" '1 ed2026 here.test good,1 rsa2026 here.test good'
 
 echo "OpenDKIM, which knows RSA, with the test's name server on port 53 of a network of its own"
 rm -rf "$D"/postfix/box/all

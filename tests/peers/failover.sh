@@ -11,20 +11,10 @@ sink_start one 127.0.0.2
 one=$SINK_PID
 sink_start two 127.0.0.3
 config
-cat >>"$D/posthaste.toml" <<TOML
-
-[limits]
-connections = $CONNECTIONS
-
-[[transport]]
-name = "out"
-kind = "relay"
-hosts = ["127.0.0.2:$WORLD_PORT", "127.0.0.3:$WORLD_PORT"]
-tls = "none"
-
-[[route]]
-transport = "out"
-TOML
+{
+  printf '\n[limits]\nconnections = %s\n' "$CONNECTIONS"
+  relay_plain "127.0.0.2:$WORLD_PORT" "127.0.0.3:$WORLD_PORT"
+} >>"$D/posthaste.toml"
 sed -i 's/^\[deliver\]/[deliver]\nsession_messages = 10000/' "$D/posthaste.toml"
 daemon_start
 metric() { control metrics | sed -n "s/^posthaste_$1 //p"; }

@@ -9,15 +9,7 @@ WORLD_PORT=$(free_port)
 # One interval that is longer than a round, or nothing would wait for the next start.
 config 's/^intervals = .*/intervals = ["1s"]/' 's/^pid_file/shutdown_grace = "5s"\npid_file/' \
   's/^min_free = .*/min_free = "16MiB"\npoison_limit = 1000/'
-cat >>"$D/posthaste.toml" <<TOML
-[[transport]]
-name = "out"
-kind = "relay"
-hosts = ["127.0.0.1:$WORLD_PORT"]
-tls = "none"
-[[route]]
-transport = "out"
-TOML
+relay_plain >>"$D/posthaste.toml"
 python3 "$(dirname "$0")/killed.py" "$BIN/posthasted" "$D/posthaste.toml" "$SMTP_PORT" "$WORLD_PORT" "$D/run/control" "$D" \
   "${ROUNDS:-30}" "${SEED:-1}" >"$D/out" 2>&1 || die "$(head -n 20 "$D/out")"
 [ "$(sqlite3 "$D/queue/queue.db" 'PRAGMA integrity_check')" = ok ] || die "the database is damaged"

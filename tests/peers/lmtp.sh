@@ -79,45 +79,14 @@ PIDS+=($!)
 until_true 5 test -S "$D/world/sink" || die "smtp-sink did not start: $(cat "$D/sink.out")"
 
 config
-cat >>"$D/posthaste.toml" <<TOML
-
-[[transport]]
-name = "store"
-kind = "lmtp"
-hosts = ["unix:$V/lmtp"]
-
-[[transport]]
-name = "tls"
-kind = "lmtp"
-hosts = ["lmtp.test:$lmtp_port"]
-ca_file = "$D/ca.pem"
-
-[[transport]]
-name = "wrong"
-kind = "lmtp"
-hosts = ["else.test:$lmtp_port"]
-ca_file = "$D/ca.pem"
-
-[[transport]]
-name = "sink"
-kind = "lmtp"
-hosts = ["unix:$D/world/sink"]
-
-[[route]]
-to = ["store.test"]
-transport = "store"
-
-[[route]]
-to = ["tls.test"]
-transport = "tls"
-
-[[route]]
-to = ["wrong.test"]
-transport = "wrong"
-
-[[route]]
-transport = "sink"
-TOML
+{
+  transport store lmtp "hosts = [\"unix:$V/lmtp\"]"
+  transport tls lmtp "hosts = [\"lmtp.test:$lmtp_port\"]" "ca_file = \"$D/ca.pem\""
+  transport wrong lmtp "hosts = [\"else.test:$lmtp_port\"]" "ca_file = \"$D/ca.pem\""
+  transport sink lmtp "hosts = [\"unix:$D/world/sink\"]"
+  for name in store tls wrong; do route $name "to = [\"$name.test\"]"; done
+  route sink
+} >>"$D/posthaste.toml"
 daemon_start
 send() { quietly swaks --server "127.0.0.1:$SMTP_PORT" --from joe@demo.posthaste.test --to "$1" --body "${2:-hello}"; }
 box() { find "$V/mail/$1/new" -type f 2>/dev/null | wc -l; }

@@ -75,16 +75,7 @@ cp "$D/posthaste.toml" "$D/before.toml"
 
 # relay LINE..: the only transport has these keys besides.
 relay() {
-  {
-    cat "$D/before.toml"
-    printf '\n[[transport]]\nname = "out"\nkind = "relay"\nca_file = "%s/ca.pem"\nuser = "web1"\n' "$D"
-    printf 'password = { file = "%s/password" }\n' "$D"
-    printf '%s\n' "$@"
-    printf '\n[[route]]\ntransport = "out"\n'
-  } >"$D/posthaste.toml"
-  chmod 600 "$D/posthaste.toml"
-  chown "$RUN_USER" "$D/posthaste.toml"
-  [ -z "${DAEMON_PID:-}" ] || control reload | grep -q '^OK' || die "reload: $(control reload)"
+  relay_only "ca_file = \"$D/ca.pem\"" 'user = "web1"' "password = { file = \"$D/password\" }" "$@"
 }
 sent=0
 send() {

@@ -23,33 +23,12 @@ authority_make
 certificate "$D/mx" mx.good.test
 certificate "$D/web" mta-sts.good.test mta-sts.wrong.test mta-sts.unlisted.test
 
-# One server for all policies: they differ by nothing but who they are for.
-mkdir -p "$D/web/.well-known"
+# One server for all policies.
+mkdir -p "$D/web/.well-known" "$D/web/mta-sts.unlisted.test/.well-known"
 printf 'version: STSv1\r\nmode: enforce\r\nmx: mx.good.test\r\nmx: *.wrong.test\r\nmax_age: 604800\r\n' >"$D/web/.well-known/mta-sts.txt"
-sed 's/mx: mx.good.test/mx: mx.elsewhere.test/' "$D/web/.well-known/mta-sts.txt" >"$D/web/unlisted.txt"
-cat >"$D/web.py" <<'PYTHON'
-import functools, http.server, ssl, sys
-
-root, port, cert, key = sys.argv[1:]
-
-
-class Handler(http.server.SimpleHTTPRequestHandler):
-    def do_GET(self):
-        if self.headers["Host"].startswith("mta-sts.unlisted.test:"):
-            self.path = "/unlisted.txt"
-        super().do_GET()
-
-
-context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-context.load_cert_chain(cert, key)
-server = http.server.ThreadingHTTPServer(("127.0.0.4", int(port)), functools.partial(Handler, directory=root))
-server.socket = context.wrap_socket(server.socket, server_side=True)
-server.serve_forever()
-PYTHON
-python3 "$D/web.py" "$D/web" "$https_port" "$D/web.pem" "$D/web-key.pem" >"$D/web.log" 2>&1 &
-web=$!
-PIDS+=("$web")
-until_true 10 port_open 127.0.0.4 "$https_port" || die "the web server did not start: $(cat "$D/web.log")"
+sed 's/mx: mx.good.test/mx: mx.elsewhere.test/' "$D/web/.well-known/mta-sts.txt" \
+  >"$D/web/mta-sts.unlisted.test/.well-known/mta-sts.txt"
+web_start 127.0.0.4 "$https_port"
 
 config
 printf '\n[tls]\nca_file = "%s"\nmta_sts_port = %s\nmemory = "off"\n' "$D/ca.pem" "$https_port" >>"$D/posthaste.toml"
@@ -60,7 +39,7 @@ postfix_start "$D/postfix" "127.0.0.3:$WORLD_PORT" -- \
   "virtual_mailbox_maps = static:all/" "virtual_mailbox_base = $D/postfix/box" \
   "virtual_uid_maps = static:$(id -u "$RUN_USER")" "virtual_gid_maps = static:$(id -g "$RUN_USER")"
 send() { quietly swaks --server "127.0.0.1:$SMTP_PORT" --from joe@demo.posthaste.test --to "$1"; }
-fetches() { grep -c "GET /.*mta-sts.txt\|GET /unlisted.txt" "$D/web.log"; }
+fetches() { grep -c "GET /.*mta-sts.txt" "$D/web.log"; }
 
 echo "A listed host with a certificate for its name: verified; the policy is fetched once for two messages"
 send a@good.test && attempt a@good.test tls=verified tls-policy=verify:mta-sts result=delivered
@@ -80,7 +59,7 @@ send a@nocert.test && attempt a@nocert.test tls=encrypted tls-policy=opportunist
 grep -q 'sts-failed domain=nocert.test kind=sts-webpki-invalid' "$D/log" || die "no word of the certificate"
 
 echo "Web server gone, daemon started again: the policy still holds"
-stop "$web"
+stop "$WEB_PID"
 daemon_stop || die "the daemon ended with $?"
 daemon_start
 send c@good.test && attempt c@good.test tls=verified tls-policy=verify:mta-sts result=delivered

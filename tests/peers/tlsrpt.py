@@ -1,20 +1,16 @@
-"""Takes TLS reports by HTTPS, and reads them strictly by RFC 8460, without a word of posthaste's own.
+"""Reads TLS reports strictly by RFC 8460, without a word of posthaste's own.
 
-tlsrpt.py serve ADDRESS PORT CERT KEY DIRECTORY   keeps what is posted in DIRECTORY: N.gz and its header N.txt
-tlsrpt.py read FILE.gz                            checks a report and prints it in lines
+tlsrpt.py read FILE                               checks a report and prints it in lines
 tlsrpt.py mail FILE                               checks a report by mail, writes what it brings to FILE.gz
 """
 
 import datetime
 import email
 import email.policy
-import http.server
 import ipaddress
-import itertools
 import json
 import pathlib
 import re
-import ssl
 import subprocess
 import sys
 
@@ -25,26 +21,6 @@ KINDS = {
     "sts-policy-invalid", "sts-webpki-invalid",
 }
 FILENAME = re.compile(r"([a-z0-9.-]+)!([a-z0-9.-]+)!(\d+)!(\d+)(![A-Za-z0-9]+)?\.json\.gz")
-
-
-def serve(address, port, cert, key, directory):
-    numbers = itertools.count(1)
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            place = pathlib.Path(directory) / str(next(numbers))
-            place.with_suffix(".gz").write_bytes(body)
-            place.with_suffix(".txt").write_text(f"{self.requestline}\n{self.headers}")
-            self.send_response(201)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(cert, key)
-    server = http.server.ThreadingHTTPServer((address, int(port)), Handler)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    server.serve_forever()
 
 
 def of(value, kind, what):
@@ -72,7 +48,7 @@ def time(text, what):
 
 
 def read(file):
-    unpacked = subprocess.run(["gzip", "-dc", file], check=True, capture_output=True).stdout
+    unpacked = subprocess.run(["gzip", "-dc"], stdin=open(file, "rb"), check=True, capture_output=True).stdout
     report = json.loads(unpacked.decode("utf-8"), object_pairs_hook=once)
     members(report, "report", ["organization-name", "date-range", "contact-info", "report-id", "policies"])
     for key in ("organization-name", "contact-info", "report-id"):
@@ -147,4 +123,4 @@ def mail(file):
     print(f"mail domain={domain} submitter={submitter} from={message['From'].addresses[0].addr_spec}")
 
 
-{"serve": serve, "read": read, "mail": mail}[sys.argv[1]](*sys.argv[2:])
+{"read": read, "mail": mail}[sys.argv[1]](*sys.argv[2:])

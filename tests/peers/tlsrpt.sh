@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # TLS reports about Debian's Postfix, taken by a web server of Python's and by that Postfix, and read by somebody who did
-# not write them (tlsrpt.py). The day passes by libfaketime.
+# not write them (dkimpy, tlsrpt.py). The day passes by libfaketime.
 # Rules: RPT-1, RPT-2, RPT-3, RPT-4
 . "$(dirname "$0")/../tools/lib.sh"
 . "$(dirname "$0")/../tools/ca.sh"
 . "$(dirname "$0")/../tools/postfix.sh"
 need postfix openssl swaks python3 nc gzip
+need_dkimpy
 [ "$(id -u)" = 0 ] || { echo "skipped: a Postfix of our own needs root"; exit 77; }
 library=$(echo /usr/lib/*/faketime/libfaketime.so.1)
 if [ ! -e "$library" ]; then
@@ -17,8 +18,7 @@ reader=$(dirname "$(realpath "$0")")/tlsrpt.py
 
 WORLD_PORT=$(free_port)
 https_port=$(free_port)
-report_port=$(free_port)
-post="https://reports.test:$report_port/v1?from=here"
+post="https://reports.test:$https_port/v1?from=here"
 dns_start \
   'good.test MX 10 mx.good.test' 'mx.good.test A 127.0.0.3' 'reports.test A 127.0.0.4' \
   'mta-sts.good.test A 127.0.0.4' '_mta-sts.good.test TXT v=STSv1; id=1' \
@@ -34,25 +34,9 @@ authority_make
 certificate "$D/mx" mx.good.test
 certificate "$D/web" mta-sts.good.test mta-sts.wrong.test reports.test
 
-mkdir -p "$D/web/.well-known" "$D/reports"
+mkdir -p "$D/web/.well-known"
 printf 'version: STSv1\r\nmode: testing\r\nmx: mx.good.test\r\nmx: mx.wrong.test\r\nmax_age: 604800\r\n' >"$D/web/.well-known/mta-sts.txt"
-cat >"$D/web.py" <<'PYTHON'
-import functools, http.server, ssl, sys
-
-root, port, cert, key = sys.argv[1:]
-context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-context.load_cert_chain(cert, key)
-handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=root)
-server = http.server.ThreadingHTTPServer(("127.0.0.4", int(port)), handler)
-server.socket = context.wrap_socket(server.socket, server_side=True)
-server.serve_forever()
-PYTHON
-python3 "$D/web.py" "$D/web" "$https_port" "$D/web.pem" "$D/web-key.pem" >"$D/web.log" 2>&1 &
-PIDS+=($!)
-python3 "$reader" serve 127.0.0.4 "$report_port" "$D/web.pem" "$D/web-key.pem" "$D/reports" >"$D/reports.log" 2>&1 &
-PIDS+=($!)
-until_true 10 port_open 127.0.0.4 "$https_port" || die "the web server did not start: $(cat "$D/web.log")"
-until_true 10 port_open 127.0.0.4 "$report_port" || die "the report server did not start: $(cat "$D/reports.log")"
+web_start 127.0.0.4 "$https_port"
 
 config
 printf '\n[tls]\nca_file = "%s"\nmta_sts_port = %s\nmemory = "off"\nreport_from = "tls@demo.posthaste.test"\n' \
@@ -78,7 +62,7 @@ daemon_stop || die "the daemon ended with $?"
 # later DAYS: a daemon at 00:07 UTC so many days from now. It sends one report; its next one would come five minutes later.
 began=$(date +%s)
 later() {
-  local offset=$(($(date -u -d "@$began" +%s) / 86400 * 86400 + $1 * 86400 + 420 - began))
+  offset=$(($(date -u -d "@$began" +%s) / 86400 * 86400 + $1 * 86400 + 420 - began))
   FAKETIME="+$offset" FAKETIME_DONT_FAKE_MONOTONIC=1 LD_PRELOAD=$library \
     "$BIN/posthasted" -F -f "$D/posthaste.toml" >>"$D/log" 2>&1 &
   DAEMON_PID=$!
@@ -99,13 +83,13 @@ done
 # says N WORDS..: whether a line of what the reader says of report N has all these words.
 says() {
   local n=$1 lines word
-  lines=$(python3 "$reader" read "$D/reports/$n.gz") || die "report $n: $(gzip -dc "$D/reports/$n.gz")"
+  lines=$(python3 "$reader" read "$D/web/posted/$n") || die "report $n: $(gzip -dc <"$D/web/posted/$n")"
   shift
-  for word; do lines=$(grep -F -- "$word" <<<"$lines") || die "report $n: no $*: $(gzip -dc "$D/reports/$n.gz")"; done
+  for word; do lines=$(grep -F -- "$word" <<<"$lines") || die "report $n: no $*: $(gzip -dc <"$D/web/posted/$n")"; done
 }
 for n in 1 2 3; do
-  grep -qx 'Content-Type: application/tlsrpt+gzip' "$D/reports/$n.txt" || die "$(cat "$D/reports/$n.txt")"
-  grep -q '^POST /v1?from=here HTTP/1.1' "$D/reports/$n.txt" || die "$(cat "$D/reports/$n.txt")"
+  grep -qx 'Content-Type: application/tlsrpt+gzip' "$D/web/posted/$n.txt" || die "$(cat "$D/web/posted/$n.txt")"
+  grep -q '^POST /v1?from=here HTTP/1.1' "$D/web/posted/$n.txt" || die "$(cat "$D/web/posted/$n.txt")"
   says "$n" organization=demo.posthaste.test contact=tls@demo.posthaste.test
 done
 says 1 policy=sts domain=good.test good=2 bad=0 'words=version: STSv1,mode: testing,max_age: 604800,mx: mx.good.test,mx: mx.wrong.test'
@@ -115,12 +99,17 @@ says 3 policy=sts domain=xnocert.test good=0 bad=1
 says 3 failure=sts-webpki-invalid count=1
 says 3 policy=no-policy-found domain=xnocert.test good=1 bad=0
 
-echo "The same by mail, signed, as Python's reader sees it"
+echo "The same by mail, signed, as dkimpy and Python's reader see it"
 letter=$(grep -l '^TLS-Report-Domain: good.test' "$D/postfix/box/all/new/"*) || die "no letter"
-grep -q '^DKIM-Signature: .*d=demo.posthaste.test' <(tr '\n' ' ' <"$letter" | sed 's/ \([A-Z]\)/\n\1/g') || die "not signed: $(head -30 "$letter")"
+"$BIN/posthaste" -f "$D/posthaste.toml" dkim dns >"$D/zone" || die "dkim dns ended with $?"
+# A signature of the future is none: the verifier lives in the day of the letter.
+judge() { FAKETIME="+$offset" LD_PRELOAD=$library "$python" "$ROOT/tests/tools/signatures.py" "$D/zone" "$1"; }
+[ "$(judge "$letter")" = "one demo.posthaste.test good" ] || die "dkimpy: $(judge "$letter"): $(head -30 "$letter")"
+sed 's/^Content-Type: text\/plain/&; x=y/' "$letter" >"$D/touched"
+[ "$(judge "$D/touched")" = "one demo.posthaste.test bad" ] || die "dkimpy takes a letter that was touched: $(judge "$D/touched")"
 python3 "$reader" mail "$letter" >"$D/letter.out" || die "the letter: $(cat "$letter")"
 grep -q 'mail domain=good.test submitter=demo.posthaste.test from=tls@demo.posthaste.test' "$D/letter.out" || die "$(cat "$D/letter.out")"
-cmp "$letter.gz" "$D/reports/1.gz" || die "the letter brings another report than the post"
+cmp "$letter.gz" "$D/web/posted/1" || die "the letter brings another report than the post"
 
 echo "Once per day and domain, and nothing about the letter's own session"
 later 1
@@ -128,7 +117,7 @@ until_true 10 eval 'control "tlsinfo reports" >"$D/out" 2>/dev/null && grep -qx 
 [ "$(grep -c 'state=done' "$D/out")" = 3 ] || die "$(cat "$D/out")"
 send c@good.test && attempt c@good.test tls=verified result=delivered
 daemon_stop || die "the daemon ended with $?"
-[ "$(find "$D/reports" -name '*.gz' | wc -l)" = 3 ] || die "$(ls "$D/reports")"
+[ "$(find "$D/web/posted" -name '*.txt' | wc -l)" = 3 ] || die "$(ls "$D/web/posted")"
 
 echo "Without a key nothing is mailed, and the log says so"
 cp "$D/unsigned.toml" "$D/posthaste.toml"
@@ -138,4 +127,4 @@ daemon_stop || die "the daemon ended with $?"
 says 4 policy=sts domain=good.test good=1 bad=0
 [ "$(grep -c 'tls-report-unsigned domain=demo.posthaste.test' "$D/log")" = 1 ] || die "$(grep tls-report "$D/log")"
 [ "$(grep -l '^TLS-Report-Domain:' "$D/postfix/box/all/new/"* | wc -l)" = 1 ] || die "a second letter"
-echo "four reports of real sessions, read and checked by somebody else, one of them by signed mail too"
+echo "four reports of real sessions, read and checked by somebody else, one of them by mail too, whose signature dkimpy verified"

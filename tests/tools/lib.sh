@@ -49,6 +49,15 @@ need() {
   done
 }
 
+# need_dkimpy: the same for dkimpy with Ed25519. It is Debian's python that has it: $python.
+need_dkimpy() {
+  python=/usr/bin/python3
+  "$python" -c 'import dkim, nacl' 2>/dev/null && return
+  [ "${CI:-}" = true ] && die "no dkimpy, and on CI it has to be there"
+  echo "skipped: no dkimpy (make deps)"
+  exit 77
+}
+
 # port_open ADDRESS PORT: whether something accepts there.
 port_open() { (exec 3<>"/dev/tcp/$1/$2") 2>/dev/null; }
 
@@ -94,6 +103,15 @@ sink_start() {
   until_true 5 port_open "$address" "$WORLD_PORT" || die "smtp-sink did not start: $(cat "$D/$name.out")"
 }
 
+# web_start ADDRESS PORT: tools/web.py over $D/web with the certificate $D/web.pem of ca.sh. Its pid is in WEB_PID, its log
+# in $D/web.log.
+web_start() {
+  python3 "$ROOT/tests/tools/web.py" "$1" "$2" "$D/web.pem" "$D/web-key.pem" "$D/web" >"$D/web.log" 2>&1 &
+  WEB_PID=$!
+  PIDS+=("$WEB_PID")
+  until_true 10 port_open "$1" "$2" || die "the web server did not start: $(cat "$D/web.log")"
+}
+
 # stop PID: ends a program that one of these functions started, and waits for it.
 stop() {
   kill "$1" 2>/dev/null
@@ -126,6 +144,33 @@ config() {
     -e "s/^user = .*/user = \"$RUN_USER\"/" \
     -e "s/^group = .*/group = \"$RUN_GROUP\"/" \
     "${edits[@]}" "$ROOT/etc/demo.toml" >"$D/posthaste.toml"
+}
+
+# transport NAME KIND LINE.., route NAME [LINE..]: such tables of a configuration, on standard output.
+transport() {
+  printf '\n[[transport]]\nname = "%s"\nkind = "%s"\n' "$1" "$2"
+  printf '%s\n' "${@:3}"
+}
+route() {
+  printf '\n[[route]]\ntransport = "%s"\n' "$1"
+  [ $# = 1 ] || printf '%s\n' "${@:2}"
+}
+
+# relay_plain [HOST:PORT..]: the same for a relay without TLS that takes everything, at first hand 127.0.0.1:$WORLD_PORT.
+relay_plain() {
+  local hosts
+  hosts=$(printf '"%s", ' "${@:-127.0.0.1:$WORLD_PORT}")
+  transport out relay "hosts = [${hosts%, }]" 'tls = "none"'
+  route out
+}
+
+# relay_only LINE..: a relay with these keys is the only transport beside $D/before.toml; a running daemon reads it again.
+relay_only() {
+  { cat "$D/before.toml"; transport out relay "$@"; route out; } >"$D/posthaste.toml"
+  # There may be a password in it.
+  chmod 600 "$D/posthaste.toml"
+  chown "$RUN_USER" "$D/posthaste.toml"
+  [ -z "${DAEMON_PID:-}" ] || control reload | grep -q '^OK' || die "reload: $(control reload)"
 }
 
 # daemon_start: in the foreground, so that it is ours to stop; its log goes to $D/log.
