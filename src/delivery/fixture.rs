@@ -9,7 +9,7 @@ use super::{Parts, Pools, Registry, Tools};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, Live};
 use crate::dispatch::{Permit, Transaction};
-use crate::message::{Head, NewRecipient, Notify, QueueId, RequireTls};
+use crate::message::{Head, NewRecipient, Notify, QueueId};
 use crate::net::Network;
 use crate::smtp::address::{Domain, Mailbox, ReversePath};
 use crate::store::{
@@ -135,23 +135,11 @@ impl Drop for Fixture {
 
 fn head(id: QueueId, arrived: Timestamp) -> Head {
     Head {
-        id,
-        arrived,
-        caller: "relay".into(),
         client: "127.0.0.1".into(),
         reverse_path: ReversePath::parse("joe@here.test", false).unwrap(),
-        added_header: Vec::new(),
         message_id: "<x@here.test>".into(),
         subject: "x".into(),
         size: 14,
-        eight_bit: false,
-        utf8_headers: false,
-        require_tls: RequireTls::Default,
-        envid: None,
-        ret: None,
-        priority: 0,
-        lifetime: None,
-        max_attempts: None,
-        extras: Vec::new(),
+        ..Head::new(id, arrived, "relay")
     }
 }

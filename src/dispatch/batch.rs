@@ -157,8 +157,8 @@ impl Batch {
 mod tests {
     use super::*;
     use crate::config::Config;
-    use crate::message::{NewRecipient, Notify, RecipientId, RequireTls};
-    use crate::smtp::address::{Domain, ForwardPath, ReversePath};
+    use crate::message::{NewRecipient, Notify, RecipientId};
+    use crate::smtp::address::{Domain, ForwardPath};
     use crate::store::State;
 
     fn key(text: &str) -> DestinationKey {
@@ -166,26 +166,11 @@ mod tests {
     }
 
     fn head(id: i64) -> Arc<Head> {
-        Arc::new(Head {
-            id: QueueId::new(id).unwrap(),
-            arrived: Timestamp::from_secs(5),
-            caller: "relay".to_owned(),
-            client: String::new(),
-            reverse_path: ReversePath::Null,
-            added_header: Vec::new(),
-            message_id: String::new(),
-            subject: String::new(),
-            size: 0,
-            eight_bit: false,
-            utf8_headers: false,
-            require_tls: RequireTls::Default,
-            envid: None,
-            ret: None,
-            priority: 0,
-            lifetime: None,
-            max_attempts: None,
-            extras: Vec::new(),
-        })
+        Arc::new(Head::new(
+            QueueId::new(id).unwrap(),
+            Timestamp::from_secs(5),
+            "relay",
+        ))
     }
 
     /// Recipients `1..=count` of a message at `domain`.

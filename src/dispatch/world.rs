@@ -17,10 +17,10 @@ use super::schedule::{Found, Schedule, Step};
 use super::turns::Pick;
 use crate::clock::Timestamp;
 use crate::config::{Config, Span};
-use crate::message::{Head, QueueId, RequireTls};
+use crate::message::{Head, QueueId};
 use crate::policy::limit::{Standing, half, room};
 use crate::policy::retry::{Course, Ended, Terms, longest_wait};
-use crate::smtp::address::{Domain, ReversePath};
+use crate::smtp::address::Domain;
 use crate::store::{DestinationKey, DueDestination, Pause, PauseScope};
 
 /// How the dispatcher thread caps its sleep.
@@ -352,26 +352,11 @@ impl World {
     }
 
     fn head(&self, message: usize) -> Head {
-        Head {
-            id: QueueId::new(1).unwrap(),
-            arrived: Timestamp::from_millis(self.messages[message].arrived),
-            caller: "relay".to_owned(),
-            client: String::new(),
-            reverse_path: ReversePath::Null,
-            added_header: Vec::new(),
-            message_id: String::new(),
-            subject: String::new(),
-            size: 0,
-            eight_bit: false,
-            utf8_headers: false,
-            require_tls: RequireTls::Default,
-            envid: None,
-            ret: None,
-            priority: 0,
-            lifetime: None,
-            max_attempts: None,
-            extras: Vec::new(),
-        }
+        Head::new(
+            QueueId::new(1).unwrap(),
+            Timestamp::from_millis(self.messages[message].arrived),
+            "relay",
+        )
     }
 
     // The workers.

@@ -570,11 +570,7 @@ fn own_message(
     let signatures = dkim::sign(&parts.config.keyring(), &composed.content, now)
         .map_err(|error| StoreError::Failed(error.to_string()))?;
     let head = Head {
-        id: parts.store.allocate_id()?,
-        arrived: now,
-        caller: CALLER.into(),
         client: CALLER.into(),
-        reverse_path: ReversePath::Null,
         message_id,
         subject: composed.subject.clone(),
         size: (signatures.len() + composed.content.len()) as u64,
@@ -582,12 +578,7 @@ fn own_message(
         eight_bit: composed.eight_bit,
         utf8_headers: composed.utf8_headers,
         require_tls,
-        envid: None,
-        ret: None,
-        priority: 0,
-        lifetime: None,
-        max_attempts: None,
-        extras: Vec::new(),
+        ..Head::new(parts.store.allocate_id()?, now, CALLER)
     };
     let routed = route(
         config,

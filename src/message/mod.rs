@@ -137,6 +137,32 @@ pub struct Head {
     pub extras: Vec<(String, String)>,
 }
 
+impl Head {
+    /// A head that says no more than this: from the null reverse-path, without a header, and nothing is asked for.
+    pub fn new(id: QueueId, arrived: Timestamp, caller: &str) -> Head {
+        Head {
+            id,
+            arrived,
+            caller: caller.to_owned(),
+            client: String::new(),
+            reverse_path: ReversePath::Null,
+            added_header: Vec::new(),
+            message_id: String::new(),
+            subject: String::new(),
+            size: 0,
+            eight_bit: false,
+            utf8_headers: false,
+            require_tls: RequireTls::Default,
+            envid: None,
+            ret: None,
+            priority: 0,
+            lifetime: None,
+            max_attempts: None,
+            extras: Vec::new(),
+        }
+    }
+}
+
 /// A recipient as it is handed in.
 #[derive(Clone, Debug)]
 pub struct NewRecipient {

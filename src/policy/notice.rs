@@ -57,7 +57,7 @@ pub fn delay_reached(
 mod tests {
     use super::*;
     use crate::config::{Config, Span};
-    use crate::message::{QueueId, RequireTls};
+    use crate::message::QueueId;
     use crate::smtp::address::{Domain, ReversePath};
 
     fn hours(n: u64) -> Duration {
@@ -66,24 +66,10 @@ mod tests {
 
     fn head(arrived: Timestamp) -> Head {
         Head {
-            id: QueueId::new(42).unwrap(),
-            arrived,
-            caller: "relay".into(),
             client: "192.0.2.9".into(),
             reverse_path: ReversePath::parse("ann@here.example", false).unwrap(),
-            added_header: Vec::new(),
-            message_id: String::new(),
-            subject: String::new(),
             size: 1000,
-            eight_bit: false,
-            utf8_headers: false,
-            require_tls: RequireTls::Default,
-            envid: None,
-            ret: None,
-            priority: 0,
-            lifetime: None,
-            max_attempts: None,
-            extras: Vec::new(),
+            ..Head::new(QueueId::new(42).unwrap(), arrived, "relay")
         }
     }
 

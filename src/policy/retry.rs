@@ -412,26 +412,7 @@ mod tests {
     }
 
     fn head() -> Head {
-        Head {
-            id: crate::message::QueueId::new(1).unwrap(),
-            arrived: at(0),
-            caller: "relay".to_owned(),
-            client: String::new(),
-            reverse_path: crate::smtp::address::ReversePath::Null,
-            added_header: Vec::new(),
-            message_id: String::new(),
-            subject: String::new(),
-            size: 0,
-            eight_bit: false,
-            utf8_headers: false,
-            require_tls: crate::message::RequireTls::Default,
-            envid: None,
-            ret: None,
-            priority: 0,
-            lifetime: None,
-            max_attempts: None,
-            extras: Vec::new(),
-        }
+        Head::new(crate::message::QueueId::new(1).unwrap(), at(0), "relay")
     }
 
     // CFG-19, RT-1, RT-3, RT-10

@@ -122,8 +122,8 @@ fn is_worth_the_other_family(failure: &Failure, ended: &Ended, both_families: bo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::{Head, QueueId, RequireTls};
-    use crate::smtp::address::{Domain, ReversePath};
+    use crate::message::{Head, QueueId};
+    use crate::smtp::address::Domain;
     use crate::smtp::reply::ReplyCode;
 
     fn reply(text: &str) -> Reply {
@@ -209,26 +209,11 @@ mod tests {
     }
 
     fn head() -> Head {
-        Head {
-            id: QueueId::new(1).unwrap(),
-            arrived: crate::clock::Timestamp::from_secs(1_800_000_000),
-            caller: "relay".to_string(),
-            client: String::new(),
-            reverse_path: ReversePath::Null,
-            added_header: Vec::new(),
-            message_id: String::new(),
-            subject: String::new(),
-            size: 0,
-            eight_bit: false,
-            utf8_headers: false,
-            require_tls: RequireTls::Default,
-            envid: None,
-            ret: None,
-            priority: 0,
-            lifetime: None,
-            max_attempts: None,
-            extras: Vec::new(),
-        }
+        Head::new(
+            QueueId::new(1).unwrap(),
+            crate::clock::Timestamp::from_secs(1_800_000_000),
+            "relay",
+        )
     }
 
     fn judge(text: &str, attempts: u32, both_families: bool) -> Verdict {

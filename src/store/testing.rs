@@ -12,8 +12,8 @@ use super::request::{Content, Enqueue, Op};
 use super::shared::Shared;
 use super::{DestinationKey, InDoubt, NewRow, Settings, schema};
 use crate::clock::Timestamp;
-use crate::message::{Head, NewRecipient, Notify, QueueId, RequireTls};
-use crate::smtp::address::{ForwardPath, ReversePath};
+use crate::message::{Head, NewRecipient, Notify, QueueId};
+use crate::smtp::address::ForwardPath;
 
 /// A directory of its own, removed with everything in it.
 pub(super) struct TempDir(PathBuf);
@@ -74,24 +74,9 @@ pub(super) fn enqueue(id: i64, content: &[u8]) -> Op {
     let now = Timestamp::from_secs(1_800_000_000);
     Op::Enqueue(Enqueue {
         head: Arc::new(Head {
-            id,
-            arrived: now,
-            caller: "relay".into(),
             client: "unix".into(),
-            reverse_path: ReversePath::Null,
-            added_header: Vec::new(),
-            message_id: String::new(),
-            subject: String::new(),
             size: content.len() as u64,
-            eight_bit: false,
-            utf8_headers: false,
-            require_tls: RequireTls::Default,
-            envid: None,
-            ret: None,
-            priority: 0,
-            lifetime: None,
-            max_attempts: None,
-            extras: Vec::new(),
+            ..Head::new(id, now, "relay")
         }),
         recipients: vec![NewRow {
             recipient: NewRecipient {

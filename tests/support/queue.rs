@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use posthaste::clock::{Clock, Timestamp};
-use posthaste::message::{Head, NewRecipient, Notify, QueueId, RequireTls};
+use posthaste::message::{Head, NewRecipient, Notify, QueueId};
 use posthaste::policy::failure::{Attempt, Cause, Stage, TlsLevel, Verdict};
 use posthaste::smtp::address::{Mailbox, ReversePath};
 use posthaste::smtp::reply::{EnhancedCode, ReplyCode};
@@ -124,24 +124,13 @@ impl Queue {
 
 pub fn head(id: QueueId, arrived: Timestamp) -> Head {
     Head {
-        id,
-        arrived,
-        caller: "relay".into(),
         client: "127.0.0.1".into(),
         reverse_path: ReversePath::Mailbox(mailbox("joe@here.example")),
         added_header: b"Received: from x\r\n".to_vec(),
         message_id: format!("<{id}@here.example>"),
         subject: "test".into(),
         size: 40,
-        eight_bit: false,
-        utf8_headers: false,
-        require_tls: RequireTls::Default,
-        envid: None,
-        ret: None,
-        priority: 0,
-        lifetime: None,
-        max_attempts: None,
-        extras: Vec::new(),
+        ..Head::new(id, arrived, "relay")
     }
 }
 

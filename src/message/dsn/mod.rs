@@ -330,29 +330,23 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::{QueueId, RequireTls, Ret};
+    use crate::message::{QueueId, Ret};
     use crate::smtp::address::ReversePath;
 
     fn head(sender: &str) -> Head {
         Head {
-            id: QueueId::new(42).unwrap(),
-            arrived: Timestamp::from_secs(1_795_286_400),
-            caller: "relay".into(),
             client: "192.0.2.9".into(),
             reverse_path: ReversePath::parse(sender, true).unwrap(),
-            added_header: Vec::new(),
             message_id: "<abc@here.example>".into(),
             subject: "Quarterly figures".into(),
             size: 1000,
-            eight_bit: false,
-            utf8_headers: false,
-            require_tls: RequireTls::Default,
             envid: Some("QQ314159".into()),
             ret: Some(Ret::Headers),
-            priority: 0,
-            lifetime: None,
-            max_attempts: None,
-            extras: Vec::new(),
+            ..Head::new(
+                QueueId::new(42).unwrap(),
+                Timestamp::from_secs(1_795_286_400),
+                "relay",
+            )
         }
     }
 
