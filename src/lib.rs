@@ -29,4 +29,6 @@ pub mod net;
 pub mod policy;
 pub mod smtp;
 pub mod store;
+#[cfg(test)]
+mod testing;
 pub mod tool;

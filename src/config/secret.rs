@@ -141,6 +141,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::testing::TempDir;
 
     fn read(text: &str) -> Result<Secret, String> {
         let value = DeValue::parse(text).unwrap();
@@ -150,7 +151,8 @@ mod tests {
     // CFG-7
     #[test]
     fn a_secret_file_is_one_line_that_nobody_else_can_read() {
-        let path = std::env::temp_dir().join(format!("posthaste-secret-{}", std::process::id()));
+        let dir = TempDir::new();
+        let path = dir.join("secret");
         let asked = format!("{{ file = {:?} }}", path.display().to_string());
         let write = |octets: &[u8], mode| {
             fs::write(&path, octets).unwrap();

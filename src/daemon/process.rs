@@ -190,12 +190,12 @@ pub fn notify(state: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::TempDir;
 
     // CFG-8, ST-9
     #[test]
     fn a_pid_file_is_untouched_until_it_is_written_and_goes_with_its_daemon() {
-        let dir = std::env::temp_dir().join(format!("posthaste-pid-{}", std::process::id()));
-        fs::create_dir_all(&dir).unwrap();
+        let dir = TempDir::new();
         let path = dir.join("pid");
         fs::write(&path, "4711 of another daemon\n").unwrap();
         let us = (
@@ -217,6 +217,5 @@ mod tests {
         assert!(!path.exists());
         std::os::unix::fs::symlink("/etc/hostname", &path).unwrap();
         assert!(matches!(PidFile::open(&path, us), Err(Error::Config(_))));
-        fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -1,8 +1,6 @@
 //! For the unit tests of delivery: one message with one recipient in a temporary queue.
 
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::{Parts, Pools, Registry, Tools};
@@ -13,38 +11,24 @@ use crate::message::{Head, NewRecipient, Notify, QueueId};
 use crate::net::Network;
 use crate::smtp::address::{Domain, Mailbox, ReversePath};
 use crate::store::{
-    ClaimAction, ClaimRequest, DestinationKey, InDoubt, NewContent, NewMessage, NewRow, Settings,
-    Shown, Store,
+    ClaimAction, ClaimRequest, DestinationKey, NewContent, NewMessage, NewRow, Settings, Shown,
+    Store,
 };
+use crate::testing::TempDir;
 
 pub struct Fixture {
     pub parts: Parts,
     pub clock: Clock,
     id: QueueId,
-    directory: PathBuf,
+    _directory: TempDir,
     _over: crossbeam_channel::Sender<()>,
 }
 
 impl Fixture {
     pub fn new() -> Fixture {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!(
-            "posthaste-delivery-{}-{}",
-            std::process::id(),
-            COUNT.fetch_add(1, Ordering::Relaxed)
-        );
-        let directory = std::env::temp_dir().join(name);
-        std::fs::create_dir(&directory).unwrap();
+        let directory = TempDir::new();
         let clock = Clock::manual(Timestamp::from_secs(1_800_000_000));
-        let settings = Settings {
-            path: directory.join("queue"),
-            max_messages: 0,
-            in_doubt: InDoubt::Retry,
-            poison_limit: 3,
-            min_free: 0,
-            reserve: 0,
-            collect: Duration::from_secs(5),
-        };
+        let settings = Settings::at(&directory.join("queue"));
         let (store, _) = Store::open(&settings, &clock).unwrap();
         let mut config = Config::default_for(Domain::parse("here.test").unwrap());
         config.retry.jitter = 0.0;
@@ -87,7 +71,7 @@ impl Fixture {
             },
             clock,
             id,
-            directory,
+            _directory: directory,
             _over,
         }
     }
@@ -129,7 +113,6 @@ impl Fixture {
 impl Drop for Fixture {
     fn drop(&mut self) {
         self.parts.store.close();
-        let _ = std::fs::remove_dir_all(&self.directory);
     }
 }
 

@@ -624,7 +624,8 @@ mod tests {
     use crate::message::Notify;
     use crate::message::dkim::{Keyring, SigningKey};
     use crate::smtp::address::Domain;
-    use crate::store::{InDoubt, Settings};
+    use crate::store::Settings;
+    use crate::testing::TempDir;
 
     fn client() -> Client {
         Client {
@@ -655,18 +656,11 @@ mod tests {
     // MSG-8, IN-26, ST-17
     #[test]
     fn what_cannot_be_signed_is_refused_for_now_and_nothing_of_it_is_queued() {
-        let name = format!("posthaste-accept-{}", std::process::id());
-        let directory = std::env::temp_dir().join(name);
-        std::fs::create_dir(&directory).unwrap();
+        let directory = TempDir::new();
         let clock = Clock::manual(Timestamp::from_secs(1_800_000_000));
         let settings = Settings {
-            path: directory.join("queue"),
-            max_messages: 0,
-            in_doubt: InDoubt::Retry,
-            poison_limit: 3,
-            min_free: 0,
-            reserve: 0,
             collect: Duration::ZERO,
+            ..Settings::at(&directory.join("queue"))
         };
         let (store, _) = Store::open(&settings, &clock).unwrap();
         let here = Domain::parse("here.example").unwrap();
@@ -709,6 +703,5 @@ mod tests {
         assert_eq!(intake.memory_held(), 0);
         dispatcher.stop();
         store.close();
-        let _ = std::fs::remove_dir_all(&directory);
     }
 }

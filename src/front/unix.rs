@@ -190,36 +190,13 @@ fn clear_stale(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::TempDir;
     use std::os::unix::fs::symlink;
-    use std::sync::atomic::{AtomicU32, Ordering};
-
-    struct Dir(PathBuf);
-
-    impl Dir {
-        fn new() -> Dir {
-            static NEXT: AtomicU32 = AtomicU32::new(0);
-            let n = NEXT.fetch_add(1, Ordering::Relaxed);
-            let path =
-                std::env::temp_dir().join(format!("posthaste-unix-{}-{n}", std::process::id()));
-            fs::DirBuilder::new().mode(0o700).create(&path).unwrap();
-            Dir(path)
-        }
-
-        fn join(&self, name: &str) -> PathBuf {
-            self.0.join(name)
-        }
-    }
-
-    impl Drop for Dir {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
-    }
 
     // CTL-3
     #[test]
     fn a_socket_has_exactly_its_mode_and_goes_with_its_owner() {
-        let dir = Dir::new();
+        let dir = TempDir::new();
         let path = dir.join("s");
         for mode in [0o660, 0o666, 0o600] {
             let bound = bind(&path, mode, None).unwrap();
@@ -235,7 +212,7 @@ mod tests {
     // CTL-3
     #[test]
     fn a_stale_socket_is_replaced() {
-        let dir = Dir::new();
+        let dir = TempDir::new();
         let path = dir.join("s");
         drop(UnixListener::bind(&path).unwrap());
         assert!(path.exists());
@@ -246,7 +223,7 @@ mod tests {
     // CTL-3
     #[test]
     fn a_live_socket_a_link_and_a_file_are_refused_and_untouched() {
-        let dir = Dir::new();
+        let dir = TempDir::new();
         let live = dir.join("live");
         let _listener = UnixListener::bind(&live).unwrap();
         let before = fs::symlink_metadata(&live).unwrap().ino();
@@ -271,8 +248,8 @@ mod tests {
     // CTL-3
     #[test]
     fn a_path_over_107_octets_is_refused_and_one_of_107_is_not() {
-        let dir = Dir::new();
-        let room = MAX_PATH - dir.0.as_os_str().len() - 1;
+        let dir = TempDir::new();
+        let room = MAX_PATH - dir.path().as_os_str().len() - 1;
         assert!(bind(&dir.join(&"x".repeat(room)), 0o600, None).is_ok());
         let error = bind(&dir.join(&"x".repeat(room + 1)), 0o600, None).unwrap_err();
         assert!(error.to_string().contains("107"), "{error}");
@@ -281,8 +258,8 @@ mod tests {
     // CTL-3
     #[test]
     fn a_directory_that_others_can_write_is_refused() {
-        let dir = Dir::new();
-        fs::set_permissions(&dir.0, fs::Permissions::from_mode(0o1777)).unwrap();
+        let dir = TempDir::new();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o1777)).unwrap();
         let error = bind(&dir.join("s"), 0o600, None).unwrap_err().to_string();
         assert!(error.contains("others"), "{error}");
         assert!(!dir.join("s").exists());
@@ -290,7 +267,7 @@ mod tests {
 
     #[test]
     fn a_missing_directory_is_made() {
-        let dir = Dir::new();
+        let dir = TempDir::new();
         let path = dir.join("run").join("s");
         let _bound = bind(&path, 0o600, None).unwrap();
         let meta = fs::metadata(dir.join("run")).unwrap();
@@ -301,7 +278,7 @@ mod tests {
     // CTL-3
     #[test]
     fn a_socket_that_took_our_place_is_not_removed() {
-        let dir = Dir::new();
+        let dir = TempDir::new();
         let path = dir.join("s");
         let bound = bind(&path, 0o600, None).unwrap();
         fs::remove_file(&path).unwrap();

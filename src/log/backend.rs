@@ -361,24 +361,9 @@ mod tests {
     use super::*;
     use ::log::Log as _;
     use std::io::Read;
-    use std::path::{Path, PathBuf};
+    use std::path::Path;
 
-    struct Dir(PathBuf);
-
-    impl Dir {
-        fn new(name: &str) -> Dir {
-            let path =
-                std::env::temp_dir().join(format!("posthaste-log-{name}-{}", std::process::id()));
-            std::fs::create_dir_all(&path).unwrap();
-            Dir(path)
-        }
-    }
-
-    impl Drop for Dir {
-        fn drop(&mut self) {
-            let _ = std::fs::remove_dir_all(&self.0);
-        }
-    }
+    use crate::testing::TempDir;
 
     fn table(path: &Path) -> LogTable {
         LogTable {
@@ -406,8 +391,8 @@ mod tests {
     // OBS-3, CFG-13
     #[test]
     fn a_file_gets_lines_of_its_level_and_keeps_what_it_had() {
-        let dir = Dir::new("level");
-        let path = dir.0.join("log");
+        let dir = TempDir::new();
+        let path = dir.join("log");
         std::fs::write(&path, "before\n").unwrap();
         let log = start(&table(&path));
         say(&log, Level::Info, line::MAIL, "queued", "a");
@@ -423,18 +408,18 @@ mod tests {
     // CFG-5
     #[test]
     fn a_rotated_file_is_opened_anew_and_a_bad_path_changes_nothing() {
-        let dir = Dir::new("rotate");
-        let path = dir.0.join("log");
+        let dir = TempDir::new();
+        let path = dir.join("log");
         let log = start(&table(&path));
         say(&log, Level::Info, line::MAIL, "first", "a");
         log.drain();
-        std::fs::rename(&path, dir.0.join("log.1")).unwrap();
+        std::fs::rename(&path, dir.join("log.1")).unwrap();
         log.reconfigure(&table(&path)).unwrap();
         say(&log, Level::Info, line::MAIL, "second", "a");
-        assert!(log.reconfigure(&table(&dir.0.join("no/such/dir"))).is_err());
+        assert!(log.reconfigure(&table(&dir.join("no/such/dir"))).is_err());
         say(&log, Level::Info, line::MAIL, "third", "a");
         log.stop();
-        let read = |name: &str| std::fs::read_to_string(dir.0.join(name)).unwrap();
+        let read = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap();
         assert!(read("log.1").contains("first") && !read("log.1").contains("second"));
         assert!(read("log").contains("second") && read("log").contains("third"));
     }
@@ -442,8 +427,8 @@ mod tests {
     // OBS-4
     #[test]
     fn a_full_pipe_delays_nobody_and_the_lost_lines_are_reported_when_it_flows_again() {
-        let dir = Dir::new("pipe");
-        let path = dir.0.join("fifo");
+        let dir = TempDir::new();
+        let path = dir.join("fifo");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
         let reader = std::fs::OpenOptions::new()
             .read(true)
@@ -485,8 +470,8 @@ mod tests {
     // OBS-3
     #[test]
     fn a_client_that_floods_gets_ten_lines_and_then_a_count_while_the_mail_trail_goes_on() {
-        let dir = Dir::new("flood");
-        let path = dir.0.join("log");
+        let dir = TempDir::new();
+        let path = dir.join("log");
         let log = start(&table(&path));
         for _ in 0..60 {
             say(&log, Level::Info, line::FLOOD, "rejected", "192.0.2.1");

@@ -240,6 +240,7 @@ pub fn check_file(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::TempDir;
 
     fn entry(body: &str) -> Entry {
         Entry {
@@ -253,8 +254,7 @@ mod tests {
     // OBS-1, OBS-4
     #[test]
     fn syslog_gets_one_datagram_a_line_and_is_found_again_after_its_restart() {
-        let dir = std::env::temp_dir().join(format!("posthaste-syslog-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
+        let dir = TempDir::new();
         let path = dir.join("log");
         let mut syslog = Syslog::new(&path);
         assert!(syslog.write(&entry("nobody listens")).is_err());
@@ -269,7 +269,6 @@ mod tests {
             drop(daemon);
             std::fs::remove_file(&path).unwrap();
         }
-        std::fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]

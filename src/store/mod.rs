@@ -96,8 +96,9 @@ pub use tls::{TlsRow, TlsSeen};
 pub use tlsrpt::{DueReport, ReportChange, ReportCount, ReportRow};
 pub use window::LearnedWindow;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::metrics::Metrics;
@@ -120,7 +121,22 @@ pub struct Settings {
     /// Octets of the reserve that is given up to record outcomes on a full disk (ST-6).
     pub reserve: u64,
     /// `dsn.collect`: failures of one message that come within this time share a notice (DSN-3).
-    pub collect: std::time::Duration,
+    pub collect: Duration,
+}
+
+impl Settings {
+    /// The queue at `path`, without limits and without a reserve, and otherwise as the configuration has it by default.
+    pub fn at(path: &Path) -> Settings {
+        Settings {
+            path: path.to_owned(),
+            max_messages: 0,
+            in_doubt: InDoubt::Retry,
+            poison_limit: 3,
+            min_free: 0,
+            reserve: 0,
+            collect: Duration::from_secs(5),
+        }
+    }
 }
 
 /// A handle on the queue; cheap to clone. The writer thread ends when [`Store::close`] is called.

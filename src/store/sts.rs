@@ -282,13 +282,7 @@ mod tests {
     use super::*;
     use crate::clock::Clock;
     use crate::store::Store;
-    use crate::store::testing::{TempDir, settings, writable};
-
-    fn open(directory: &TempDir) -> Store {
-        Store::open(&settings(directory.path()), &Clock::system())
-            .unwrap()
-            .0
-    }
+    use crate::store::testing::{TempDir, open, writable};
 
     fn domain(name: &str) -> Domain {
         Domain::parse(name).unwrap()

@@ -1,8 +1,7 @@
 //! What the unit tests of the store share: a directory, a message, a writer without its thread.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 
 use crossbeam_channel::bounded;
 use rusqlite::Connection;
@@ -10,55 +9,26 @@ use rusqlite::Connection;
 use super::open::{self, Files, Role};
 use super::request::{Content, Enqueue, Op};
 use super::shared::Shared;
-use super::{DestinationKey, InDoubt, NewRow, Settings, schema};
-use crate::clock::Timestamp;
+use super::{DestinationKey, NewRow, Settings, Store, schema};
+use crate::clock::{Clock, Timestamp};
 use crate::message::{Head, NewRecipient, Notify, QueueId};
 use crate::smtp::address::ForwardPath;
+pub(super) use crate::testing::TempDir;
 
-/// A directory of its own, removed with everything in it.
-pub(super) struct TempDir(PathBuf);
-
-impl TempDir {
-    pub(super) fn new() -> TempDir {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("posthaste-store-{}-{count}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        std::fs::create_dir(&path).unwrap();
-        TempDir(path)
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for TempDir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-pub(super) fn settings(path: &Path) -> Settings {
-    Settings {
-        path: path.to_owned(),
-        max_messages: 0,
-        in_doubt: InDoubt::Retry,
-        poison_limit: 3,
-        min_free: 0,
-        reserve: 0,
-        collect: std::time::Duration::from_secs(5),
-    }
+/// A queue with all its threads.
+pub(super) fn open(directory: &TempDir) -> Store {
+    let settings = Settings::at(directory.path());
+    Store::open(&settings, &Clock::system()).unwrap().0
 }
 
 /// A queue's files and a connection that may write, without any thread.
 pub(super) fn writable(directory: &TempDir) -> (Files, Connection, Arc<Shared>) {
-    let path = directory.path().join("queue");
+    let path = directory.join("queue");
     let files = open::prepare(&path).unwrap();
     let mut conn = open::connect(&files.database, Role::Writer).unwrap();
     schema::migrate(&mut conn).unwrap();
     let (wake, _) = bounded(1);
-    let shared = Arc::new(Shared::new(settings(&path), 1, wake));
+    let shared = Arc::new(Shared::new(Settings::at(&path), 1, wake));
     let seen = Arc::clone(&shared);
     conn.wal_hook(Some(move |_: &mut _, frames| {
         seen.frames.store(i64::from(frames), Ordering::Relaxed);

@@ -145,15 +145,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::clock::Clock;
-    use crate::store::Store;
-    use crate::store::testing::{TempDir, settings};
-
-    fn open(directory: &TempDir) -> Store {
-        Store::open(&settings(directory.path()), &Clock::system())
-            .unwrap()
-            .0
-    }
+    use crate::store::testing::{TempDir, open};
 
     // TLS-5, TLS-6
     #[test]

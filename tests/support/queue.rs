@@ -13,7 +13,7 @@ use posthaste::policy::failure::{Attempt, Cause, Stage, TlsLevel, Verdict};
 use posthaste::smtp::address::{Mailbox, ReversePath};
 use posthaste::smtp::reply::{EnhancedCode, ReplyCode};
 use posthaste::store::{
-    DestinationKey, InDoubt, NewClaim, NewContent, NewMessage, NewRow, Outcome, Recovery, Settings,
+    DestinationKey, NewClaim, NewContent, NewMessage, NewRow, Outcome, Recovery, Settings,
     Settlement, Store,
 };
 
@@ -50,15 +50,7 @@ pub fn start() -> Timestamp {
 }
 
 pub fn settings(directory: &Path) -> Settings {
-    Settings {
-        path: directory.join("queue"),
-        max_messages: 0,
-        in_doubt: InDoubt::Retry,
-        poison_limit: 3,
-        min_free: 0,
-        reserve: 0,
-        collect: Duration::from_secs(5),
-    }
+    Settings::at(&directory.join("queue"))
 }
 
 /// A store in a temporary directory on a clock that stands still.

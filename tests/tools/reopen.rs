@@ -6,10 +6,9 @@
 use std::io::{self, BufRead, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use posthaste::clock::Clock;
-use posthaste::store::{Checked, InDoubt, Settings, Soundness, Store};
+use posthaste::store::{Checked, Settings, Soundness, Store};
 
 fn main() -> ExitCode {
     match serve() {
@@ -33,13 +32,8 @@ fn serve() -> io::Result<()> {
 
 fn verdict(path: PathBuf) -> String {
     let settings = Settings {
-        path,
-        max_messages: 0,
-        in_doubt: InDoubt::Retry,
         poison_limit: 1000,
-        min_free: 0,
-        reserve: 0,
-        collect: Duration::from_secs(5),
+        ..Settings::at(&path)
     };
     let store = match Store::open(&settings, &Clock::system()) {
         Ok((store, _)) => store,

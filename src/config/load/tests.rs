@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::config::{Config, settings};
+use crate::testing::TempDir;
 
 fn parse(text: &str) -> Result<Config, String> {
     let text = format!("hostname = \"here.example\"\n{text}");
@@ -399,7 +400,8 @@ fn a_password_is_not_printed_and_its_change_is_told() {
 #[test]
 fn a_file_with_a_secret_in_it_is_nobody_elses_to_read() {
     use std::os::unix::fs::PermissionsExt;
-    let file = std::env::temp_dir().join(format!("posthaste-load-{}", std::process::id()));
+    let dir = TempDir::new();
+    let file = dir.join("posthaste.toml");
     let transport = "hostname = \"here.example\"\n[[transport]]\nname = \"r\"\nkind = \"relay\"\n\
                      hosts = [\"a.example\"]\nuser = \"u\"\npassword = \"p\"\n";
     let load = |text: &str, mode| {
@@ -417,7 +419,6 @@ fn a_file_with_a_secret_in_it_is_nobody_elses_to_read() {
     assert!(load(without, 0o644).is_ok());
     let proxy = format!("{without}proxy = \"socks5://u:p@127.0.0.1\"\n");
     assert!(load(&proxy, 0o644).is_err());
-    std::fs::remove_file(&file).unwrap();
 }
 
 // CFG-5

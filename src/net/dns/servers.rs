@@ -93,6 +93,7 @@ fn address(word: &str) -> Option<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::TempDir;
 
     // DNS-1
     #[test]
@@ -113,9 +114,8 @@ mod tests {
     // DNS-1
     #[test]
     fn a_changed_file_is_read_again_and_a_missing_one_means_the_local_server() {
-        let path =
-            std::env::temp_dir().join(format!("posthaste-resolv-{}.conf", std::process::id()));
-        let _ = std::fs::remove_file(&path);
+        let dir = TempDir::new();
+        let path = dir.join("resolv.conf");
         let conf = ResolvConf::new(&path);
         let local: SocketAddr = "127.0.0.1:53".parse().unwrap();
         assert_eq!(*conf.servers(), [local]);

@@ -296,21 +296,13 @@ mod tests {
 
     use super::super::ca::{Authority, Issued, leaf};
     use super::*;
+    use crate::testing::TempDir;
 
-    struct Dir(PathBuf);
-
-    impl Drop for Dir {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
-    }
+    struct Dir(TempDir);
 
     impl Dir {
-        fn new(name: &str) -> Dir {
-            let path =
-                std::env::temp_dir().join(format!("posthaste-{name}-{}", std::process::id()));
-            fs::create_dir_all(&path).unwrap();
-            Dir(path)
+        fn new() -> Dir {
+            Dir(TempDir::new())
         }
 
         fn file(&self, name: &str, octets: &[u8], mode: u32) -> PathBuf {
@@ -339,7 +331,7 @@ mod tests {
     // CFG-7, CFG-8
     #[test]
     fn a_pair_that_cannot_be_used_is_named_with_the_reason() {
-        let dir = Dir::new("identity");
+        let dir = Dir::new();
         let root = Authority::root("root");
         let issued = root.issue(leaf(&["mail.here.example"]));
         let other = root.issue(leaf(&["mail.here.example"]));
@@ -390,7 +382,7 @@ mod tests {
             ),
             (&cert, &locked, &locked, "has a passphrase"),
             (&cert, &rubbish, &rubbish, "no key in PEM form"),
-            (&cert, &dir.0, &dir.0, "is not a file"),
+            (&cert, &dir.0.join(""), &dir.0.join(""), "is not a file"),
             (&cert, &large, &large, "is over 1 MiB"),
             (&rubbish, &key, &rubbish, "no certificate in PEM form"),
             (&key, &key, &key, "no certificate in PEM form"),
@@ -411,7 +403,7 @@ mod tests {
     // CFG-5
     #[test]
     fn a_reload_sees_what_has_changed_and_keeps_what_it_has_when_that_is_faulty() {
-        let dir = Dir::new("renewal");
+        let dir = Dir::new();
         let root = Authority::root("root");
         let (cert, key) = dir.pair("a", &root.issue(leaf(&["a.example"])));
         // As certbot does it.

@@ -2,19 +2,12 @@
 
 use super::*;
 use crate::clock::Clock;
-use crate::store::Store;
-use crate::store::testing::{TempDir, settings, writable};
+use crate::store::testing::{TempDir, open, writable};
 
 const DAY: i64 = 20_833;
 
 fn day() -> Day {
     Day::from_number(DAY)
-}
-
-fn open(directory: &TempDir) -> Store {
-    Store::open(&settings(directory.path()), &Clock::system())
-        .unwrap()
-        .0
 }
 
 fn failed(host: &str, sessions: u64) -> FailureCount {
