@@ -13,7 +13,7 @@
 //! - [`config`] turns `posthaste.toml` into a typed [`config::Config`].
 //! - [`message`] is the envelope, the queue id, and the headers we add.
 //! - [`smtp`] is the grammar and the state machines of both sides: bytes in, bytes out; no socket, clock or log.
-//! - [`clock`], [`heap`], [`log`] and [`metrics`] are used by all of the above except `smtp`.
+//! - [`clock`], [`heap`], [`log`], [`metrics`] and [`recent`] are used by all of the above except `smtp`.
 
 pub mod clock;
 pub mod config;
@@ -27,6 +27,7 @@ pub mod message;
 pub mod metrics;
 pub mod net;
 pub mod policy;
+pub mod recent;
 pub mod smtp;
 pub mod store;
 #[cfg(test)]

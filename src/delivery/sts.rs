@@ -14,7 +14,7 @@ mod refresh;
 
 pub use refresh::Refresher;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::HashSet;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -31,6 +31,7 @@ use crate::policy::sts;
 use crate::policy::tls::Fault;
 use crate::policy::tls::facts::{StsFacts, StsMode, StsPolicy};
 use crate::policy::tls::report::{Applied, Kind, Seen};
+use crate::recent::Recent;
 use crate::smtp::address::Domain;
 use crate::store::{Store, StsChange, StsRow};
 
@@ -64,9 +65,7 @@ pub struct Sts {
 struct Fetches {
     /// Under way: as many as threads that fetch.
     running: HashSet<Domain>,
-    failed: HashMap<Domain, Timestamp>,
-    /// The same in the order of time.
-    order: VecDeque<(Timestamp, Domain)>,
+    failed: Recent<Domain, Timestamp>,
 }
 
 /// What a caller may do about a policy that has to be fetched.
@@ -222,7 +221,7 @@ impl Sts {
             return Turn::Again;
         }
         let recently = |at: &Timestamp| *at <= now && now.since(*at) < AGAIN;
-        if fetches.failed.get(domain).is_some_and(recently) {
+        if fetches.failed.peek(domain).is_some_and(recently) {
             return Turn::NotYet;
         }
         fetches.running.insert(domain.clone());
@@ -281,17 +280,11 @@ impl Sts {
 
     fn note_failed(&self, domain: &Domain, now: Timestamp) {
         let mut fetches = self.fetches();
-        let fetches = &mut *fetches;
         fetches.failed.insert(domain.clone(), now);
-        fetches.order.push_back((now, domain.clone()));
-        while let Some((at, _)) = fetches.order.front()
-            && (fetches.order.len() > MOST_FAILED || now.since(*at) >= AGAIN)
+        while let Some((_, at)) = fetches.failed.oldest()
+            && (fetches.failed.len() > MOST_FAILED || now.since(*at) >= AGAIN)
         {
-            if let Some((at, domain)) = fetches.order.pop_front()
-                && fetches.failed.get(&domain) == Some(&at)
-            {
-                fetches.failed.remove(&domain);
-            }
+            fetches.failed.pop_oldest();
         }
     }
 

@@ -1,6 +1,6 @@
 //! Answers kept for their time, and one lookup for all who ask the same at the same moment.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use super::{DnsError, IpFamily};
 use crate::clock::Timestamp;
 use crate::net::deadline::Deadline;
 use crate::policy::hosts::Found;
+use crate::recent::Recent;
 
 /// Octets per permitted entry on the average; an answer of 100 long names weighs many entries.
 const WEIGHT_PER_ENTRY: usize = 1024;
@@ -60,10 +61,7 @@ pub(super) struct Cache(Mutex<Entries>);
 
 #[derive(Debug, Default)]
 struct Entries {
-    map: HashMap<Key, Entry>,
-    /// Keys by their last use.
-    order: BTreeMap<u64, Key>,
-    tick: u64,
+    recent: Recent<Key, Entry>,
     weight: usize,
 }
 
@@ -72,25 +70,18 @@ struct Entry {
     value: Arc<Cached>,
     stored: Timestamp,
     expires: Timestamp,
-    used: u64,
 }
 
 impl Cache {
     /// What is known at `now`.
     pub(super) fn get(&self, key: &Key, now: Timestamp) -> Option<Arc<Cached>> {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let entries = &mut *entries;
-        let entry = entries.map.get_mut(key)?;
+        let entry = entries.recent.touch(key)?;
         // A clock that was set back must not keep an answer alive.
         if now >= entry.expires || now < entry.stored {
             entries.remove(key);
             return None;
         }
-        entries.tick += 1;
-        if let Some(key) = entries.order.remove(&entry.used) {
-            entries.order.insert(entries.tick, key);
-        }
-        entry.used = entries.tick;
         Some(Arc::clone(&entry.value))
     }
 
@@ -108,30 +99,27 @@ impl Cache {
         if ttl.is_zero() || limit == 0 {
             return;
         }
-        entries.tick += 1;
-        let used = entries.tick;
         entries.weight += value.weight();
-        entries.order.insert(used, key.clone());
         let entry = Entry {
             value: Arc::clone(value),
             stored: now,
             expires: now.plus(ttl),
-            used,
         };
-        entries.map.insert(key.clone(), entry);
-        while entries.map.len() > limit || entries.weight > limit.saturating_mul(WEIGHT_PER_ENTRY) {
-            let Some(oldest) = entries.order.values().next().cloned() else {
+        entries.recent.insert(key.clone(), entry);
+        while entries.recent.len() > limit
+            || entries.weight > limit.saturating_mul(WEIGHT_PER_ENTRY)
+        {
+            let Some(oldest) = entries.recent.pop_oldest() else {
                 break;
             };
-            entries.remove(&oldest);
+            entries.weight -= oldest.value.weight();
         }
     }
 }
 
 impl Entries {
     fn remove(&mut self, key: &Key) {
-        if let Some(entry) = self.map.remove(key) {
-            self.order.remove(&entry.used);
+        if let Some(entry) = self.recent.remove(key) {
             self.weight -= entry.value.weight();
         }
     }
