@@ -3,37 +3,31 @@
 //! A door begins with an envelope, writes content as it arrives, and finishes: then the message is committed or
 //! refused whole. Dropping it unfinished leaves nothing behind.
 
-use std::collections::{HashMap, HashSet};
+mod plan;
+
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::memory::{Memory, Share};
 use super::refusal::Refusal;
-use crate::clock::{Clock, Timestamp};
+use crate::clock::Clock;
 use crate::config::{BareNewline, Config, Live};
-use crate::dispatch::{Dispatcher, Permit, Transaction, Wake};
+use crate::dispatch::{Dispatcher, Wake};
 use crate::log::Line;
 use crate::message::dkim::Signer;
 use crate::message::header::{HeaderFacts, HeaderScanner};
 use crate::message::trace::{Origin, Received, new_message_id, write_date};
-use crate::message::{Head, NewRecipient, QueueId, RecipientId, RequireTls, Ret};
+use crate::message::{Head, NewRecipient, QueueId, RequireTls, Ret};
 use crate::net::tls::server::Secured;
-use crate::policy::limit::limits;
-use crate::policy::notice;
-use crate::policy::retry::Terms;
-use crate::policy::route::{RouteFacts, route};
 use crate::policy::tlsrpt::schedule;
 use crate::smtp::address::{Domain, ForwardPath, ReversePath};
 use crate::smtp::data::Oddities;
-use crate::store::{
-    DestinationKey, NewClaim, NewContent, NewMessage, NewRow, RecipientRow, Staged, State, Store,
-};
+use crate::store::{NewContent, NewMessage, Staged, Store};
 
 /// content up to this size is stored with its accepting commit.
 const INLINE: u64 = 256 * 1024;
 /// the largest piece that is committed ahead.
 const PIECE: u64 = 1024 * 1024;
-/// Groups of one message that may be claimed in its accepting commit; the others are the dispatcher's.
-const MAX_CLAIMED_GROUPS: usize = 16;
 /// Octets of a header that a signer may keep without asking for room.
 const SMALL_HEADER: usize = 64 * 1024;
 
@@ -429,72 +423,6 @@ impl Incoming<'_> {
         self.client.origin == Origin::Own
     }
 
-    /// Groups the recipients by transport and destination. A group that fits one transaction is claimed in the accepting
-    /// commit if its destination has room.
-    fn plan(&self, config: &Config, head: &Arc<Head>, recipients: Vec<NewRecipient>) -> Plan {
-        let mut plan = Plan {
-            recipients: recipients.len(),
-            only: match recipients.as_slice() {
-                [only] => Some(only.path.clone()),
-                _ => None,
-            },
-            rows: Vec::with_capacity(recipients.len()),
-            claimed: Vec::new(),
-            waiting: Vec::new(),
-        };
-        let mut groups: HashMap<(String, DestinationKey), Group> = HashMap::new();
-        for (index, recipient) in recipients.into_iter().enumerate() {
-            let routed = route(
-                config,
-                &RouteFacts {
-                    caller: &head.caller,
-                    from: &head.reverse_path,
-                    to: &recipient.path,
-                    attempts: 0,
-                    operator: None,
-                },
-            );
-            let (name, destination) = (routed.name.to_owned(), routed.destination);
-            let group = groups
-                .entry((name, destination.clone()))
-                .or_insert_with_key(|(name, _)| Group {
-                    usable: routed.transport.is_ok(),
-                    delay_due: notice::next_delay_of(
-                        &Terms::by(config, head, name),
-                        head,
-                        std::time::Duration::ZERO,
-                    ),
-                    members: Vec::new(),
-                });
-            group.members.push(index);
-            plan.rows.push(NewRow {
-                recipient,
-                destination,
-                due: head.arrived,
-                hold: None,
-                delay_due: group.delay_due,
-                claim: None,
-            });
-        }
-        // A message for many groups would wait many times.
-        let alone = groups.len() == 1;
-        for ((transport, destination), group) in groups {
-            let claim = group.usable
-                && group.members.len() <= limits(config, &destination).recipients
-                && plan.claimed.len() < MAX_CLAIMED_GROUPS;
-            let permit = match claim {
-                true if alone => self.intake.dispatcher.reserve_soon(&destination),
-                true => self.intake.dispatcher.reserve(&destination),
-                false => None,
-            };
-            match permit {
-                Some(permit) => plan.claim(config, head, transport, destination, &group, permit),
-                None => plan.waiting.push(destination),
-            }
-        }
-        plan
-    }
-
     fn log_queued(&self, head: &Head, only: &Option<ForwardPath>, recipients: usize) {
         let mut line = Line::new("queued")
             .key("qid", head.id)
@@ -530,73 +458,6 @@ impl Incoming<'_> {
             Refusal::Signing(_) => line.error(),
             _ => line.info(),
         }
-    }
-}
-
-struct Group {
-    /// Its transport exists.
-    usable: bool,
-    /// When its senders are told of a delay.
-    delay_due: Option<Timestamp>,
-    /// Indices of its recipients.
-    members: Vec<usize>,
-}
-
-/// What becomes of the recipients at once.
-struct Plan {
-    recipients: usize,
-    only: Option<ForwardPath>,
-    rows: Vec<NewRow>,
-    /// Claimed in the accepting commit, one per group. Dropping them gives their slots back.
-    claimed: Vec<Transaction>,
-    /// Groups that the dispatcher is told of.
-    waiting: Vec<DestinationKey>,
-}
-
-impl Plan {
-    fn claim(
-        &mut self,
-        config: &Config,
-        head: &Arc<Head>,
-        transport: String,
-        destination: DestinationKey,
-        group: &Group,
-        permit: Permit,
-    ) {
-        // the back-off that counts if this attempt is cut off.
-        let terms = Terms::by(config, head, &transport);
-        let next_attempt = terms.next_attempt(1, head.arrived, rand::random());
-        let mut recipients = Vec::with_capacity(group.members.len());
-        for index in &group.members {
-            let row = &mut self.rows[*index];
-            row.claim = Some(NewClaim { next_attempt });
-            recipients.push(RecipientRow {
-                id: RecipientId {
-                    message: head.id,
-                    number: u32::try_from(*index + 1).unwrap_or(u32::MAX),
-                },
-                recipient: row.recipient.clone(),
-                state: State::Queued,
-                attempts: 0,
-                last_attempt: None,
-                next_attempt,
-                destination: destination.clone(),
-                transport: None,
-                dialled: Vec::new(),
-                blocker: String::new(),
-                doubt: None,
-                delay_told: std::time::Duration::ZERO,
-            });
-        }
-        self.claimed.push(Transaction {
-            head: Arc::clone(head),
-            recipients,
-            destination,
-            transport,
-            content: None,
-            claimed_at: head.arrived,
-            permit,
-        });
     }
 }
 

@@ -3,12 +3,14 @@
 //! Binding is apart from starting: ports are bound while the daemon still has the right to, mail is accepted when
 //! everything else runs.
 
-use std::collections::HashMap;
-use std::fmt;
+mod bound;
+mod users;
+
+pub use bound::{BindError, Bound, bind, identity};
+
 use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,8 +20,9 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit};
-use nix::unistd::{Uid, User};
 
+use self::bound::Socket;
+use self::users::Users;
 use super::accept::Intake;
 use super::connection::Connection;
 use super::limits::{self, Limits};
@@ -27,7 +30,6 @@ use super::smtp::{Place, Stops, serve};
 use super::stop::Flag;
 use super::threads::Threads;
 use super::tls::{Renewed, log_identity};
-use super::unix;
 use crate::clock::Timestamp;
 use crate::config::{Config, Listen, ListenAddress, ListenTls};
 use crate::dispatch::Fatal;
@@ -39,8 +41,6 @@ use crate::net::tls::server::Identity;
 use crate::smtp::answer::Answer;
 use crate::smtp::server::TOO_MANY_SESSIONS;
 
-/// Connections that may wait to be accepted; the system's own limit may be lower.
-const BACKLOG: i32 = 1024;
 /// PRC-5: descriptors that sessions leave to the database, DNS, deliveries and the control socket.
 const RESERVED: u64 = 24;
 /// How long accepting rests when the system has no descriptors or memory for it.
@@ -48,146 +48,7 @@ const REST: Duration = Duration::from_millis(100);
 
 /// Without a connection for so long, the memory of a load is given back (PRC-7).
 const QUIET: Duration = Duration::from_secs(5);
-/// Names of users that are remembered.
-const MAX_USERS: usize = 1024;
-
 const NO_ROOM: Answer = Answer::new(421, 3, 2, "out of resources, try again later");
-
-/// Why a listener could not be bound: the one clear last line (CFG-8).
-#[derive(Debug)]
-pub struct BindError(String);
-
-impl fmt::Display for BindError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for BindError {}
-
-/// A listener that is bound and not yet accepted from.
-#[derive(Debug)]
-pub struct Bound {
-    listen: Listen,
-    socket: Socket,
-    identity: Option<Identity>,
-}
-
-#[derive(Debug)]
-enum Socket {
-    Tcp(TcpListener),
-    Unix(unix::Bound),
-}
-
-/// Binds all listeners of the configuration. `owner` (uid, gid) will own Unix sockets if we are root.
-///
-/// # Errors
-/// [`BindError`] names the first that cannot be bound; those before it are given up again.
-pub fn bind(listen: &[Listen], owner: Option<(u32, u32)>) -> Result<Vec<Bound>, BindError> {
-    listen
-        .iter()
-        .map(|listen| Bound::new(listen, owner))
-        .collect()
-}
-
-/// Reads the certificate and key of a listener, if it does TLS.
-///
-/// # Errors
-/// [`BindError`] names the file and the reason (CFG-8).
-pub fn identity(listen: &Listen) -> Result<Option<Identity>, BindError> {
-    let Some((cert, key)) = listen.identity_files() else {
-        return Ok(None);
-    };
-    let loaded = Identity::load(cert, key).map(Some);
-    loaded.map_err(|error| BindError(format!("{}: {error}", listen.name)))
-}
-
-impl Bound {
-    /// Reads the certificate and key of one listener, and binds it: both while we may still be root.
-    ///
-    /// # Errors
-    /// [`BindError`].
-    pub fn new(listen: &Listen, owner: Option<(u32, u32)>) -> Result<Bound, BindError> {
-        let identity = identity(listen)?;
-        let socket = match &listen.address {
-            ListenAddress::Tcp(address) => bind_tcp(*address)
-                .map(Socket::Tcp)
-                .map_err(|error| refuse(*address, &error)),
-            ListenAddress::Unix(path) => unix::bind(path, listen.mode, owner)
-                .map(Socket::Unix)
-                .map_err(|error| BindError(format!("cannot listen on unix:{error}"))),
-        }?;
-        if let Socket::Unix(bound) = &socket {
-            let nonblocking = bound.listener().set_nonblocking(true);
-            nonblocking.map_err(|error| BindError(format!("{}: {error}", listen.address)))?;
-        }
-        Ok(Bound {
-            listen: listen.clone(),
-            socket,
-            identity,
-        })
-    }
-
-    /// Where it listens; with the real port if the configuration said 0.
-    pub fn address(&self) -> ListenAddress {
-        match &self.socket {
-            Socket::Tcp(tcp) => tcp
-                .local_addr()
-                .map_or_else(|_| self.listen.address.clone(), ListenAddress::Tcp),
-            Socket::Unix(_) => self.listen.address.clone(),
-        }
-    }
-}
-
-fn refuse(address: SocketAddr, error: &io::Error) -> BindError {
-    let hint = match error.kind() {
-        // PRC-1
-        ErrorKind::PermissionDenied if address.port() < 1024 => {
-            "; ports below 1024 need root or CAP_NET_BIND_SERVICE"
-        }
-        _ => "",
-    };
-    BindError(format!("cannot listen on {address}: {error}{hint}"))
-}
-
-fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = socket2::Socket::new(
-        socket2::Domain::for_address(address),
-        socket2::Type::STREAM,
-        Some(socket2::Protocol::TCP),
-    )?;
-    // A restart does not wait for the connections of the last run to be forgotten.
-    socket.set_reuse_address(true)?;
-    if address.is_ipv6() {
-        // One listener, one family: or `[::]` would shadow an IPv4 listener with other rules.
-        socket.set_only_v6(true)?;
-    }
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    socket.set_nonblocking(true)?;
-    Ok(socket.into())
-}
-
-impl Socket {
-    fn accept(&self) -> io::Result<Connection> {
-        match self {
-            Socket::Tcp(tcp) => tcp.accept().map(|(tcp, peer)| Connection::Tcp(tcp, peer)),
-            Socket::Unix(unix) => unix
-                .listener()
-                .accept()
-                .map(|(unix, _)| Connection::Unix(unix)),
-        }
-    }
-}
-
-impl AsFd for Socket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Socket::Tcp(tcp) => tcp.as_fd(),
-            Socket::Unix(unix) => unix.listener().as_fd(),
-        }
-    }
-}
 
 /// A connection that has a place, on its way to a session thread.
 struct Arrival {
@@ -586,35 +447,5 @@ impl Acceptor {
         }
         .peer("text", answer.text())
         .info();
-    }
-}
-
-/// Names of local users, remembered because asking for one may be slow (AU-5).
-#[derive(Default)]
-struct Users(Mutex<HashMap<u32, String>>);
-
-impl Users {
-    fn caller(&self, uid: Option<u32>) -> String {
-        let Some(uid) = uid else {
-            return "uid:unknown".to_owned();
-        };
-        if let Some(caller) = self.lock().get(&uid) {
-            return caller.clone();
-        }
-        let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
-        let caller = format!(
-            "uid:{}",
-            user.map_or_else(|| uid.to_string(), |user| user.name)
-        );
-        let mut known = self.lock();
-        if known.len() >= MAX_USERS {
-            known.clear();
-        }
-        known.insert(uid, caller.clone());
-        caller
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<u32, String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -14,19 +14,22 @@
 //! let failure = last.unwrap_or_else(|| walk.conclusion());
 //! ```
 
+mod lookup;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use self::lookup::{Addresses, LookedUp, tlsa_at};
 use super::Network;
 use super::deadline::Deadline;
 use super::dial::{self, Connection};
-use super::dns::{DnsError, IpFamily, Resolver};
+use super::dns::DnsError;
 use super::socks::Via;
-use crate::config::{Config, Deliver, Family, HostOrder, Line, Relay, RelayHost};
+use crate::config::{Config, Deliver, HostOrder, Line, Relay, RelayHost};
 use crate::policy::addresses::{self, Rules};
 use crate::policy::failure::{Cause, Failure, Retry, Scope, Stage};
-use crate::policy::hosts::{self, Found, MxFacts, Own};
+use crate::policy::hosts::{self, MxFacts, Own};
 use crate::policy::plan::{Host, HostName, Missing, Plan, Reason, Skip, Target};
 use crate::policy::tls::HostNames;
 use crate::policy::tls::facts::DaneFacts;
@@ -71,38 +74,6 @@ pub struct ReadyHost {
     pub expanded: Option<Domain>,
     /// MX and addresses are authentic (DNS-8): its TLSA records count (DANE-1).
     pub authentic: bool,
-}
-
-#[derive(Debug)]
-struct LookedUp {
-    addresses: Addresses,
-    /// The end of the chain of CNAMEs.
-    expanded: Option<Domain>,
-    /// All definite answers are authentic.
-    authentic: bool,
-    took: Duration,
-}
-
-impl LookedUp {
-    fn nothing() -> LookedUp {
-        LookedUp {
-            addresses: Addresses::NoneOfFamily,
-            expanded: None,
-            authentic: false,
-            took: Duration::ZERO,
-        }
-    }
-}
-
-/// What DNS knows of a host's addresses, both families together.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Addresses {
-    Some(Vec<IpAddr>),
-    /// Definitely none of any family.
-    None(Missing),
-    /// None of the one family that was asked for.
-    NoneOfFamily,
-    Unknown(Reason),
 }
 
 impl Network {
@@ -439,83 +410,6 @@ impl Walk {
         true
     }
 
-    /// Asks for the host's addresses within `host_timeout`.
-    fn look_up(&self, host: &Host) -> LookedUp {
-        let began = Instant::now();
-        let deadline = Deadline::after(self.config.deliver_of(&self.line).host_timeout.get())
-            .min(self.deadline);
-        let mut looked_up = LookedUp::nothing();
-        looked_up.addresses = match &host.name {
-            HostName::Ip(ip) => Addresses::Some(vec![*ip]),
-            HostName::Unix(_) => Addresses::Some(vec![dial::NO_ADDRESS.ip()]),
-            HostName::Name(name) => {
-                let most = if host.checked && self.plan.implicit.is_none() {
-                    hosts::MAX_TARGET_CNAMES
-                } else {
-                    usize::MAX
-                };
-                self.ask(name, most, deadline, &mut looked_up)
-            }
-        };
-        looked_up.took = began.elapsed();
-        looked_up
-    }
-
-    fn ask(
-        &self,
-        name: &Domain,
-        most_cnames: usize,
-        deadline: Deadline,
-        looked_up: &mut LookedUp,
-    ) -> Addresses {
-        let resolver = self.network.resolver();
-        let families: &[IpFamily] = match self.config.deliver_of(&self.line).family {
-            Family::Only4 => &[IpFamily::V4],
-            Family::Only6 => &[IpFamily::V6],
-            _ => &[IpFamily::V4, IpFamily::V6],
-        };
-        let mut found = Vec::new();
-        let mut error: Option<DnsError> = None;
-        looked_up.authentic = true;
-        for family in families {
-            let deadline = if found.is_empty() {
-                deadline
-            } else {
-                // A family that DNS is silent about must not use up the time of the one that is known (DV-7).
-                Deadline::after(self.config.deliver_of(&self.line).host_timeout.get() / 4)
-                    .min(deadline)
-            };
-            match resolver.addresses(name, *family, deadline) {
-                Ok(answer) if answer.cnames > most_cnames => {
-                    return Addresses::Unknown(Reason::Dns(format!("{} CNAMEs", answer.cnames)));
-                }
-                Ok(answer) => match answer.found {
-                    Found::Records(records) => {
-                        found.extend(records);
-                        looked_up.authentic &= answer.authentic;
-                        looked_up.expanded = Domain::parse(&answer.expanded).ok();
-                    }
-                    // The name itself does not exist, whatever the family. Some servers say so wrongly of AAAA, which
-                    // is therefore asked for last and believed only about itself.
-                    Found::Missing(Missing::NxDomain) if *family == IpFamily::V4 => {
-                        return Addresses::None(Missing::NxDomain);
-                    }
-                    Found::Missing(_) => {}
-                },
-                Err(e) => error = Some(e),
-            }
-        }
-        match error {
-            _ if !found.is_empty() => Addresses::Some(found),
-            Some(error) if error.is_local() => {
-                Addresses::Unknown(Reason::Resolver(error.to_string()))
-            }
-            Some(error) => Addresses::Unknown(Reason::Dns(error.to_string())),
-            None if families.len() == 1 => Addresses::NoneOfFamily,
-            None => Addresses::None(Missing::NoData),
-        }
-    }
-
     /// Judges what was found; `None` after noting a skip.
     fn ready(&mut self, host: &Host, looked_up: LookedUp) -> Option<ReadyHost> {
         let name = host.name.to_string();
@@ -582,29 +476,6 @@ impl Walk {
 
     fn unchecked(&self) -> bool {
         self.config.deliver.allow_private || self.plan.hosts.iter().any(|host| !host.checked)
-    }
-}
-
-/// The TLSA records under one name.
-fn tlsa_at(resolver: &Resolver, base: &Domain, port: u16, deadline: Deadline) -> DaneFacts {
-    // A name that is too long with its prefix cannot have records (DV-5).
-    if Domain::parse(&format!("_{port}._tcp.{base}")).is_err() {
-        return DaneFacts::Nothing;
-    }
-    match resolver.tlsa(base, port, deadline) {
-        Ok(answer) if answer.cnames > hosts::MAX_TARGET_CNAMES => {
-            DaneFacts::Failed(format!("{} CNAMEs", answer.cnames))
-        }
-        // RFC 7672 §2.2: what is not authentic counts as if it were not there.
-        Ok(answer) if !answer.authentic => DaneFacts::Nothing,
-        Ok(answer) => match answer.found {
-            Found::Records(records) => DaneFacts::Records {
-                base: base.clone(),
-                records,
-            },
-            Found::Missing(_) => DaneFacts::Nothing,
-        },
-        Err(error) => DaneFacts::Failed(error.to_string()),
     }
 }
 
