@@ -3,9 +3,9 @@
 use rusqlite::{Connection, params};
 
 use super::fault::{self, Fault};
-use super::request::{Answer, Op};
+use super::request::Op;
 use super::writer::Writer;
-use super::{Store, StoreError, unexpected};
+use super::{Store, StoreError};
 use crate::clock::Timestamp;
 
 /// What a pause stops (SC-12).
@@ -37,10 +37,7 @@ impl Store {
     /// [`StoreError`].
     pub fn set_pause(&self, scope: &PauseScope, pause: Option<&Pause>) -> Result<bool, StoreError> {
         let (scope, pause) = (scope.clone(), pause.cloned());
-        match self.inner.ask(Op::Pause { scope, pause })? {
-            Answer::Lifted(done) => Ok(done),
-            other => Err(unexpected(&other)),
-        }
+        self.inner.ask(Op::Pause { scope, pause })?.whether()
     }
 
     /// All pauses in force, expired ones included until somebody lifts them.

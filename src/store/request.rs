@@ -9,7 +9,7 @@ use super::notice::SendNotice;
 use super::reply::Reply;
 use super::{
     ClaimRequest, Claimed, DelayNoted, DestinationKey, LearnedWindow, NewRow, NoticeKind, Pause,
-    PauseScope, ReportChange, Settled, Settlement, StsChange, TlsSeen,
+    PauseScope, ReportChange, Settled, Settlement, StoreError, StsChange, TlsSeen, unexpected,
 };
 use crate::clock::Timestamp;
 use crate::message::{Head, QueueId};
@@ -143,6 +143,16 @@ pub(super) enum Answer {
     Withheld,
     /// How many rows changed, and where to go on.
     PulledIn(u64, Option<(i64, i64)>),
+}
+
+impl Answer {
+    /// Whether the request changed something, for those that say so.
+    pub(super) fn whether(self) -> Result<bool, StoreError> {
+        match self {
+            Answer::Lifted(done) => Ok(done),
+            other => Err(unexpected(&other)),
+        }
+    }
 }
 
 /// A request on its way.

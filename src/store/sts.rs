@@ -3,9 +3,9 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::fault::{self, Fault};
-use super::request::{Answer, Op};
+use super::request::Op;
 use super::writer::Writer;
-use super::{Store, StoreError, unexpected};
+use super::{Store, StoreError};
 use crate::clock::Timestamp;
 use crate::policy::tls::facts::{MxPattern, StsMode, StsPolicy};
 use crate::smtp::address::Domain;
@@ -61,10 +61,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`]
     pub fn change_sts(&self, change: StsChange) -> Result<bool, StoreError> {
-        match self.inner.ask(Op::ChangeSts(change))? {
-            Answer::Lifted(done) => Ok(done),
-            other => Err(unexpected(&other)),
-        }
+        self.inner.ask(Op::ChangeSts(change))?.whether()
     }
 
     /// As [`Store::change_sts`], for what may be lost when the disk is full; waits for nothing.

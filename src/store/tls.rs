@@ -3,9 +3,9 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::fault::{self, Fault};
-use super::request::{Answer, Op};
+use super::request::Op;
 use super::writer::Writer;
-use super::{Store, StoreError, unexpected};
+use super::{Store, StoreError};
 use crate::clock::Timestamp;
 use crate::smtp::address::Domain;
 
@@ -71,10 +71,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub fn forget_tls(&self, domain: &str) -> Result<bool, StoreError> {
-        match self.inner.ask(Op::ForgetTls(domain.to_owned()))? {
-            Answer::Lifted(done) => Ok(done),
-            other => Err(unexpected(&other)),
-        }
+        self.inner.ask(Op::ForgetTls(domain.to_owned()))?.whether()
     }
 }
 

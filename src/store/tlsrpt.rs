@@ -5,9 +5,9 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::fault::{self, Fault};
-use super::request::{Answer, Op};
+use super::request::Op;
 use super::writer::Writer;
-use super::{Store, StoreError, unexpected};
+use super::{Store, StoreError};
 use crate::clock::Timestamp;
 use crate::message::tlsrpt::{FailureCount, PolicyCount, PolicyType};
 use crate::policy::tlsrpt::schedule::Day;
@@ -104,10 +104,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`]: nothing of it was kept.
     pub fn change_report(&self, change: ReportChange) -> Result<bool, StoreError> {
-        match self.inner.ask(Op::ChangeReport(change))? {
-            Answer::Lifted(done) => Ok(done),
-            other => Err(unexpected(&other)),
-        }
+        self.inner.ask(Op::ChangeReport(change))?.whether()
     }
 
     /// The TLS report that is due first.

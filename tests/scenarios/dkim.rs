@@ -4,7 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 
 use hickory_proto::op::ResponseCode;
@@ -19,6 +19,7 @@ use posthaste::smtp::address::Domain;
 use crate::support::daemon::{self, Process, Smtp, TestDaemon};
 use crate::support::dns::{DnsServer, Fault};
 use crate::support::mx::{At, Mx, Script, reply};
+use crate::support::program::run;
 use crate::support::queue::TempDir;
 
 /// A key file with this mode.
@@ -292,19 +293,9 @@ fn a_reload_takes_new_keys_and_refuses_bad_ones_whole() {
 
 /// `posthaste -f FILE dkim WORDS`, with this on standard input: status, standard output, standard error.
 fn tool(file: &Path, words: &[&str], input: &[u8]) -> (i32, String, String) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_posthaste"))
-        .arg("-f")
-        .arg(file)
-        .arg("dkim")
-        .args(words)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // Who asks for nothing closes it.
-    let _ = child.stdin.take().unwrap().write_all(input);
-    let output = child.wait_with_output().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_posthaste"));
+    command.arg("-f").arg(file).arg("dkim").args(words);
+    let output = run(command, input);
     let text = |octets| String::from_utf8(octets).unwrap();
     (
         output.status.code().unwrap(),

@@ -6,10 +6,11 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::thread::{self, JoinHandle};
 
 use crate::support::daemon::TestDaemon;
+use crate::support::program::run;
 use crate::support::queue::TempDir;
 
 const TOOL: &str = env!("CARGO_BIN_EXE_posthaste");
@@ -24,18 +25,6 @@ fn file(run: &Path) -> PathBuf {
     );
     std::fs::write(&file, text).unwrap();
     file
-}
-
-fn run(mut command: Command, input: &[u8]) -> Output {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // Who is refused before its input is read closes it.
-    let _ = child.stdin.take().unwrap().write_all(input);
-    child.wait_with_output().unwrap()
 }
 
 /// `posthaste -f FILE NAME ARGS`.

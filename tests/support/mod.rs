@@ -7,5 +7,6 @@ pub mod front;
 pub mod https;
 pub mod mx;
 pub mod office;
+pub mod program;
 pub mod queue;
 pub mod tap;
