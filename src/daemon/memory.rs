@@ -2,8 +2,8 @@
 //!
 //! What a load leaves is caches of SQLite, which would keep their size for ever, and free memory that malloc(3) keeps in
 //! the arenas of the threads that used it. The first is given up once the queue has rested for a moment; the second then,
-//! and once more when idle threads and idle sessions have ended too. What malloc(3) keeps for single threads is the affair
-//! of [`heap`](crate::heap).
+//! and once more when idle threads and idle sessions have ended too. What is kept for threads, living and ended, is the affair
+//! of [`heap`].
 
 #![cfg_attr(
     all(target_os = "linux", target_env = "gnu"),
@@ -14,6 +14,8 @@
 )]
 
 use std::time::Duration;
+
+use crate::heap;
 
 /// How often it is asked whether anything goes on; a look at a counter.
 pub(super) const PACE: Duration = Duration::from_secs(10);
@@ -85,6 +87,8 @@ pub(super) fn few_arenas() {}
 /// milliseconds at most.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 pub(super) fn trim() {
+    heap::hand_back();
+    heap::free_stacks();
     // SAFETY: malloc_trim(3) is safe to call from any thread at any time, and touches no memory that is in use.
     unsafe { nix::libc::malloc_trim(0) };
 }
