@@ -1,6 +1,6 @@
 //! The statements of the writer, prepared once. None of them may scan a table that grows: a test explains each.
 
-use rusqlite::{Connection, Statement};
+use rusqlite::{Connection, PrepFlags, Statement};
 
 macro_rules! statements {
     ($($(#[$doc:meta])* $name:ident: $sql:expr;)*) => {
@@ -11,7 +11,9 @@ macro_rules! statements {
 
         impl<'c> Statements<'c> {
             pub(super) fn prepare(conn: &'c Connection) -> rusqlite::Result<Statements<'c>> {
-                Ok(Statements { $($name: conn.prepare($sql)?,)* })
+                // They stay: SQLite is told to keep them out of the small memory it has ready for what comes and goes.
+                let stays = PrepFlags::SQLITE_PREPARE_PERSISTENT;
+                Ok(Statements { $($name: conn.prepare_with_flags($sql, stays)?,)* })
             }
         }
 
