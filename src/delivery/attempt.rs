@@ -148,10 +148,10 @@ pub(super) fn attempt(parts: &Parts, running: &Running, warm: Option<Arc<[u8]>>)
     if matches!(target, Target::Domain(_)) {
         let names = walk.host_names();
         let group = route::hosts_destination(names.iter().map(String::as_str).collect());
-        // RT-7: others with the same hosts have all their connections.
-        if !names.is_empty() && !running.enter(group) {
-            let wait = CROWDED_AGAIN.mul_f64(1.0 + 2.0 * running.random);
-            let due = parts.clock.now().plus(wait);
+        // RT-7: others with the same hosts have all their connections. It is due as it was, so that the dispatcher, which
+        // knows the hosts now, keeps it in mind until one of those comes back.
+        if !names.is_empty() && !running.enter(&group) {
+            let due = running.rows[0].next_attempt;
             give_back(parts, running, &running.take(&rows), due);
             return Left::default();
         }

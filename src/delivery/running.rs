@@ -95,9 +95,9 @@ impl Running {
     }
 
     /// Takes a place in the window of the hosts that were found. `false`: there is none now (SC-4).
-    pub fn enter(&self, group: DestinationKey) -> bool {
-        let mut permit = self.permit.lock().unwrap_or_else(PoisonError::into_inner);
-        permit.as_mut().is_none_or(|permit| permit.enter(group))
+    pub fn enter(&self, group: &DestinationKey) -> bool {
+        let permit = self.permit.lock().unwrap_or_else(PoisonError::into_inner);
+        permit.as_ref().is_none_or(|permit| permit.enter(group))
     }
 
     /// Whether other transactions to the same destination are with the workers too.

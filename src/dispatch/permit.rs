@@ -30,8 +30,6 @@ pub struct Transaction {
 /// A place in its destination's window, and once a worker has it, its slot. Given back on drop.
 pub struct Permit {
     held: Option<(Arc<Shared>, DestinationKey)>,
-    /// The group of hosts in whose window it has a place too (SC-4).
-    group: Option<DestinationKey>,
     /// It is with the workers.
     runs: bool,
 }
@@ -40,7 +38,6 @@ impl Permit {
     pub(super) fn new(shared: &Arc<Shared>, destination: &DestinationKey) -> Permit {
         Permit {
             held: Some((Arc::clone(shared), destination.clone())),
-            group: None,
             runs: false,
         }
     }
@@ -54,37 +51,27 @@ impl Permit {
     pub fn detached() -> Permit {
         Permit {
             held: None,
-            group: None,
             runs: false,
         }
     }
 
-    /// Takes a place in the window of the hosts that its destination has. `false`: there is none now (SC-4).
-    pub fn enter(&mut self, group: DestinationKey) -> bool {
-        let Some((shared, destination)) = &self.held else {
-            return true;
-        };
-        match shared.enter(destination, &group) {
-            None => true,
-            Some(entered) => {
-                self.group = entered.then_some(group);
-                entered
-            }
-        }
+    /// Takes a place in the window of the hosts that its destination has. `false`: there is none now, and mail of this
+    /// destination waits from here on until there is (SC-4).
+    pub fn enter(&self, group: &DestinationKey) -> bool {
+        let held = self.held.as_ref();
+        held.is_none_or(|(shared, destination)| shared.enter(destination, group))
     }
 
     /// Whether other transactions to the same hosts are with the workers too.
     pub fn has_company(&self) -> bool {
         let held = self.held.as_ref();
-        let group = self.group.as_ref();
-        held.is_some_and(|(shared, destination)| shared.running(destination, group) > 1)
+        held.is_some_and(|(shared, destination)| shared.running(destination) > 1)
     }
 
     /// What the worker learned of the destination, given back together with the slot.
     pub fn finish(mut self, feedback: Feedback) {
         if let Some((shared, destination)) = self.held.take() {
-            let group = self.group.take();
-            shared.release(&destination, Some(feedback), group.as_ref(), self.runs);
+            shared.release(&destination, Some(feedback), self.runs);
         }
     }
 }
@@ -92,7 +79,7 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         if let Some((shared, destination)) = self.held.take() {
-            shared.release(&destination, None, self.group.as_ref(), self.runs);
+            shared.release(&destination, None, self.runs);
         }
     }
 }

@@ -124,6 +124,9 @@ impl Schedule {
     /// What to do now.
     pub fn step(&mut self, now: Timestamp) -> Step {
         self.latest = self.latest.max(now);
+        if self.turns.take_seeks() {
+            self.scan.again(now);
+        }
         if self.wait.is_some_and(|until| until > now) {
             return Step::Sleep(self.wait);
         }
@@ -188,8 +191,7 @@ impl Schedule {
                 self.dead.overdue(&key);
             } else {
                 self.dead.probe(&key);
-                self.turns.offer(&key); // the line is not full
-                self.turns.widen(&key);
+                self.turns.offer_wide(&key); // the line is not full
             }
         }
     }
@@ -293,13 +295,13 @@ impl Schedule {
             && self.turns.is_active(key)
     }
 
-    /// A slot comes back, with what was learned of the destination. `true`: it is dead from now on (SC-7), and what was
+    /// A slot comes back, of a worker if it `ran`, with what was learned of the destination. `true`: it is dead from now on (SC-7), and what was
     /// claimed ahead is to be given back.
     pub fn release(
         &mut self,
         key: &DestinationKey,
         feedback: Option<Feedback>,
-        together: usize,
+        ran: bool,
         now: Timestamp,
     ) -> bool {
         self.progress += 1;
@@ -311,7 +313,7 @@ impl Schedule {
             ),
             None => (false, None, None),
         };
-        if self.turns.release(key, feedback.as_ref(), together, now) {
+        if self.turns.release(key, feedback.as_ref(), ran, now) {
             self.lessons.push(key.clone());
         }
         if reached {
@@ -324,6 +326,7 @@ impl Schedule {
             (None, None) => false,
         };
         if died {
+            self.turns.clear_ready(key);
             self.turns.forget(key);
         }
         self.end_probe(key, now);
@@ -362,16 +365,40 @@ impl Schedule {
         keys.into_iter().map(keep).collect()
     }
 
-    /// A domain has these hosts, by what a worker found (SC-4). The window that it has with them, if it is shared.
-    pub fn join(&mut self, key: &DestinationKey, group: &DestinationKey) -> Option<usize> {
-        if self.turns.windows().home(key) != group {
-            self.turns
-                .change_window(key, |windows| windows.join(key, group));
+    /// A domain has these hosts, by what a worker found whose transaction counts as running (SC-4). `false`: others have
+    /// all their connections, and the mail is to wait with theirs.
+    pub fn enter(&mut self, key: &DestinationKey, group: &DestinationKey) -> bool {
+        if self.dead.is_dead(key) {
+            return true; // it has its own rules
         }
-        let windows = self.turns.windows();
-        // What is dead has its own rules.
-        let shares = windows.home(key) == group && !self.dead.is_dead(key);
-        shares.then(|| windows.size(group))
+        self.turns.join_group(key, group);
+        let (running, window) = self.turns.crowd(key);
+        self.turns.home_of(key) != group || running <= window
+    }
+
+    /// The destination whose window it shares, itself or the group of its hosts.
+    pub fn home_of(&self, key: &DestinationKey) -> DestinationKey {
+        self.turns.home_of(key).clone()
+    }
+
+    /// Whether a claimed transaction may go to a worker now; if not, [`Schedule::next_ready`] calls for it.
+    pub fn start(&mut self, key: &DestinationKey) -> bool {
+        self.turns.start(key)
+    }
+
+    /// One that was told to start could not.
+    pub fn stop(&mut self, key: &DestinationKey) {
+        self.turns.stop(key);
+    }
+
+    /// Whose transaction may go to a worker now, of those that wait for a connection of this home.
+    pub fn next_ready(&mut self, home: &DestinationKey) -> Option<DestinationKey> {
+        self.turns.next_ready(home)
+    }
+
+    /// Transactions with the workers of all that share its window.
+    pub fn running(&self, key: &DestinationKey) -> usize {
+        self.turns.crowd(key).0
     }
 
     /// What the store kept of windows, before anything else.
@@ -562,6 +589,9 @@ impl Schedule {
         }
         if self.reload || self.blocks.everything() {
             return self.reload;
+        }
+        if self.turns.seeks() {
+            return true;
         }
         let earlier = |at: Timestamp| until.is_none_or(|until| at < until);
         self.turns.can_serve() || self.sleep_until().is_some_and(earlier)

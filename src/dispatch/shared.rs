@@ -38,87 +38,61 @@ pub(super) struct State {
     /// To the workers; `None` once dispatch has stopped.
     out: Option<Sender<Transaction>>,
     anteroom: Anteroom,
-    /// By destination: transactions with the workers, and those that are claimed ahead.
-    lanes: HashMap<DestinationKey, Lane>,
-    /// By group of hosts: transactions that have a place in its window (SC-4).
-    groups: HashMap<DestinationKey, usize>,
+    /// Claimed ahead while all connections are busy, by destination. Bounded like claims are; whose turn it is the
+    /// schedule knows.
+    ready: HashMap<DestinationKey, VecDeque<Transaction>>,
     /// Since the thread sleeps: until when. `None` while it is awake.
     asleep: Option<Option<Timestamp>>,
     pub(super) stopping: bool,
 }
 
-/// What one destination has.
-#[derive(Default)]
-struct Lane {
-    /// With the workers: at most its window, whatever is claimed.
-    running: usize,
-    /// Claimed ahead while all its connections are busy. Bounded like claims are.
-    ready: VecDeque<Transaction>,
-}
-
 impl State {
-    /// To the workers; back if nobody is there to take it.
+    /// To the workers, where it counts already; back if nobody is there to take it.
     fn put(&mut self, mut transaction: Transaction) -> Option<Transaction> {
-        let Some(out) = &self.out else {
-            self.left(&transaction.destination);
-            return Some(transaction);
-        };
-        transaction.permit.runs(true);
-        match out.try_send(transaction) {
-            Ok(()) => None,
-            Err(TrySendError::Full(mut back) | TrySendError::Disconnected(mut back)) => {
-                back.permit.runs(false);
-                self.left(&back.destination);
-                Some(back)
+        let back = match &self.out {
+            None => transaction,
+            Some(out) => {
+                transaction.permit.runs(true);
+                match out.try_send(transaction) {
+                    Ok(()) => return None,
+                    Err(TrySendError::Full(back) | TrySendError::Disconnected(back)) => back,
+                }
             }
-        }
+        };
+        Some(self.took_back(back))
     }
 
-    /// A connection has come back: the next transaction that is ready gets it, or more of them if the window has grown,
-    /// or none if it is smaller now. What cannot be handed on comes back.
-    fn hand_on(&mut self, destination: &DestinationKey) -> Vec<Transaction> {
-        let window = self.schedule.window_of(destination);
+    fn took_back(&mut self, mut back: Transaction) -> Transaction {
+        back.permit.runs(false);
+        self.schedule.stop(&back.destination);
+        back
+    }
+
+    /// Connections may have come back, or the window may have grown: the next transactions that are ready get them. What
+    /// cannot be handed on comes back.
+    fn hand_on(&mut self, home: &DestinationKey) -> Vec<Transaction> {
         let mut refused = Vec::new();
-        let Some(lane) = self.lanes.get_mut(destination) else {
-            return refused;
-        };
-        lane.running = lane.running.saturating_sub(1);
-        while let Some(lane) = self.lanes.get_mut(destination) {
-            if lane.running >= window {
-                break;
+        while let Some(key) = self.schedule.next_ready(home) {
+            match self.ready.get_mut(&key).and_then(VecDeque::pop_front) {
+                Some(next) => refused.extend(self.put(next)),
+                None => self.schedule.stop(&key),
             }
-            let Some(next) = lane.ready.pop_front() else {
-                if lane.running == 0 {
-                    self.lanes.remove(destination);
-                }
-                break;
-            };
-            lane.running += 1;
-            refused.extend(self.put(next));
+            if self.ready.get(&key).is_some_and(VecDeque::is_empty) {
+                self.ready.remove(&key);
+            }
         }
         refused
     }
 
-    /// A place in the window of a group comes back. How many it had with it.
-    fn leave(&mut self, group: &DestinationKey) -> usize {
-        let Some(count) = self.groups.get_mut(group) else {
-            return 0;
-        };
-        let before = *count;
-        *count = before.saturating_sub(1);
-        if before <= 1 {
-            self.groups.remove(group);
+    /// After something by which a destination may share its window with others than `before`: both may have room.
+    fn moved(&mut self, destination: &DestinationKey, before: &DestinationKey) -> Vec<Transaction> {
+        let home = self.schedule.home_of(destination);
+        if home == *before {
+            return Vec::new();
         }
-        before
-    }
-
-    fn left(&mut self, destination: &DestinationKey) {
-        if let Some(lane) = self.lanes.get_mut(destination) {
-            lane.running = lane.running.saturating_sub(1);
-            if lane.running == 0 && lane.ready.is_empty() {
-                self.lanes.remove(destination);
-            }
-        }
+        let mut refused = self.hand_on(before);
+        refused.extend(self.hand_on(&home));
+        refused
     }
 }
 
@@ -151,8 +125,7 @@ impl Shared {
                 schedule,
                 out: Some(out),
                 anteroom: Anteroom::default(),
-                lanes: HashMap::new(),
-                groups: HashMap::new(),
+                ready: HashMap::new(),
                 asleep: None,
                 stopping: false,
             }),
@@ -221,25 +194,23 @@ impl Shared {
         })
     }
 
-    /// A claim is given back; with `running` a connection too, for what is ready.
+    /// A claim is given back; if it `ran`, a connection too, for what is ready.
     pub(super) fn release(
         self: &Arc<Self>,
         destination: &DestinationKey,
         feedback: Option<Feedback>,
-        group: Option<&DestinationKey>,
-        running: bool,
+        ran: bool,
     ) {
         let now = self.clock.now();
         let mut state = self.lock();
-        let together = group.map_or(0, |group| state.leave(group));
-        let died = state.schedule.release(destination, feedback, together, now);
+        let home = state.schedule.home_of(destination);
+        let died = state.schedule.release(destination, feedback, ran, now);
         let mut refused = Vec::new();
-        if died && let Some(lane) = state.lanes.get_mut(destination) {
-            refused.extend(lane.ready.drain(..));
+        if died {
+            refused.extend(state.ready.remove(destination).unwrap_or_default());
         }
-        if running {
-            refused.extend(state.hand_on(destination));
-        }
+        refused.extend(state.hand_on(&home));
+        refused.extend(state.moved(destination, &home));
         let news = state.schedule.news();
         let lessons = state.schedule.lessons();
         let seat = state.anteroom.came_back(destination, now);
@@ -265,18 +236,14 @@ impl Shared {
     ) -> Vec<Transaction> {
         let mut refused = Vec::new();
         for transaction in transactions {
-            let window = state.schedule.window_of(&transaction.destination);
-            let lane = state
-                .lanes
-                .entry(transaction.destination.clone())
-                .or_default();
-            if lane.running < window {
-                lane.running += 1;
-                refused.extend(state.put(transaction));
-            } else if state.out.is_some() {
-                lane.ready.push_back(transaction);
-            } else {
+            let destination = transaction.destination.clone();
+            if state.out.is_none() {
                 refused.push(transaction);
+            } else if state.schedule.start(&destination) {
+                refused.extend(state.put(transaction));
+            } else {
+                let ready = state.ready.entry(destination).or_default();
+                ready.push_back(transaction);
             }
         }
         refused
@@ -308,8 +275,8 @@ impl Shared {
         state.out = None;
         state.asleep = None;
         let _ = self.bell.try_send(()); // full: it rings already
-        let lanes = state.lanes.values_mut();
-        lanes.flat_map(|lane| lane.ready.drain(..)).collect()
+        let ready = std::mem::take(&mut state.ready);
+        ready.into_values().flatten().collect()
     }
 
     /// Before sleeping; `false` if something happened since the schedule was asked.
@@ -350,33 +317,21 @@ impl Shared {
         }
     }
 
-    /// A worker has found the hosts of a destination: whether their window has a place for it. `None`: it is not shared.
-    pub(super) fn enter(
-        &self,
-        destination: &DestinationKey,
-        group: &DestinationKey,
-    ) -> Option<bool> {
+    /// A worker has found the hosts of a destination. `false`: others have all their connections.
+    pub(super) fn enter(&self, destination: &DestinationKey, group: &DestinationKey) -> bool {
         let mut state = self.lock();
-        let window = state.schedule.join(destination, group)?;
-        let count = state.groups.get(group).copied().unwrap_or(0);
-        let entered = count < window;
-        if entered {
-            state.groups.insert(group.clone(), count + 1);
-        }
-        Some(entered)
+        let before = state.schedule.home_of(destination);
+        let entered = state.schedule.enter(destination, group);
+        let refused = state.moved(destination, &before);
+        self.ring(&mut state);
+        drop(state);
+        self.unclaim(refused);
+        entered
     }
 
-    /// Transactions of a destination that are with the workers, or of its group.
-    pub(super) fn running(
-        &self,
-        destination: &DestinationKey,
-        group: Option<&DestinationKey>,
-    ) -> usize {
-        let state = self.lock();
-        if let Some(count) = group.and_then(|group| state.groups.get(group)) {
-            return *count;
-        }
-        state.lanes.get(destination).map_or(0, |lane| lane.running)
+    /// Transactions with the workers of all that share the window of a destination.
+    pub(super) fn running(&self, destination: &DestinationKey) -> usize {
+        self.lock().schedule.running(destination)
     }
 
     /// An operator sets a window.

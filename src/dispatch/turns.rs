@@ -1,9 +1,18 @@
-//! Who is active, and whose turn it is (SC-1 to SC-3). Pure.
+//! Who is active, and whose turn it is (SC-1 to SC-4). Pure.
 //!
 //! Holds one entry per destination that has transactions in flight or is known to have due mail, and nothing per
 //! message. Destinations that wait for a slot stand in one line; each is served at its head and, if more of its mail
 //! is due, goes to its end (SC-2). Those at their own limit stand aside until one of their slots comes back, so they
 //! hide nobody. The line is bounded: what does not fit is found again in the store.
+//!
+//! Domains with the same hosts are one destination (SC-4): as soon as a delivery has told which hosts those are, they
+//! have one place in the line, their *home*, and are its *members*, which are served in turn whenever the home is. So
+//! mail for a host that has all its connections waits here, unclaimed, and goes in the moment one comes back. What
+//! is not known to share anything is its own home.
+
+mod home;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -15,16 +24,13 @@ use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::policy::limit::{Standing, half, room};
 use crate::store::{DestinationKey, LearnedWindow};
+use home::{Home, Member, Place, Turn};
 
 /// Most destinations in the line; those in flight are remembered besides.
 pub const MOST_WAITING: usize = 4096;
 
-/// See [`Pace`].
-const SPAN: i64 = 10;
-
-/// Slots that come back within a span from a quick destination: what is claimed ahead waits for some tens of
-/// milliseconds at most.
-const QUICK: u32 = 4;
+/// Most members of one home that are remembered while they wait (PRC-8).
+const MOST_MEMBERS: usize = 1024;
 
 /// A destination whose turn it is, and the slots set aside for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,87 +57,16 @@ pub enum Left {
 pub struct Active<'a> {
     /// Its key.
     pub key: &'a DestinationKey,
+    /// With whom it shares its window; itself, if with nobody.
+    pub home: &'a DestinationKey,
     /// Its transactions in flight.
     pub in_flight: usize,
+    /// Those of all that share its window.
+    pub together: usize,
     /// Whether it has due mail that waits.
     pub waits: bool,
-    /// How many it may have.
+    /// How many it may have, with those it shares that with.
     pub window: usize,
-}
-
-#[derive(Debug)]
-struct Entry {
-    in_flight: usize,
-    /// As [`Windows`] has it, unless [`Turns::widen`].
-    window: usize,
-    wide: bool,
-    place: Place,
-    pace: Pace,
-    /// Mail came due while it was being served.
-    dirty: bool,
-}
-
-impl Entry {
-    fn new(window: usize) -> Entry {
-        Entry {
-            in_flight: 0,
-            window,
-            wide: false,
-            place: Place::Idle,
-            pace: Pace::default(),
-            dirty: false,
-        }
-    }
-
-    /// A quick destination may have as much again claimed ahead, so that there is something for each connection in the
-    /// moment it comes back, and claims are made by the dozen.
-    fn with_ahead(&self) -> usize {
-        match self.pace.is_quick() {
-            true => self.window.saturating_mul(2),
-            false => self.window,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Place {
-    /// Nothing due is known.
-    #[default]
-    Idle,
-    /// In the line, at this ticket, with no transaction in flight.
-    Fresh(u64),
-    /// In the line, at this ticket, with transactions in flight.
-    Busy(u64),
-    /// Due mail, but at its own limit.
-    Aside,
-    /// Handed out by [`Turns::serve`], not yet answered by [`Turns::served`].
-    Serving,
-}
-
-/// How quickly a destination gives slots back.
-#[derive(Debug, Default)]
-struct Pace {
-    /// The span of [`SPAN`] milliseconds that is counted now, by number.
-    span: i64,
-    count: u32,
-    /// What came back in the span before it.
-    before: u32,
-}
-
-impl Pace {
-    fn count(&mut self, now: Timestamp) {
-        let span = now.millis().div_euclid(SPAN);
-        if span != self.span {
-            self.before = if span == self.span + 1 { self.count } else { 0 };
-            (self.span, self.count) = (span, 0);
-        }
-        self.count = self.count.saturating_add(1);
-    }
-
-    /// As of the last slot that came back.
-    fn is_quick(&self) -> bool {
-        self.count.max(self.before) >= QUICK
-    }
 }
 
 /// The line and the counters.
@@ -140,14 +75,21 @@ pub struct Turns {
     workers: usize,
     windows: Windows,
     most_waiting: usize,
+    most_members: usize,
     in_flight: usize,
     /// Destinations handed out by [`Turns::serve`] and not yet answered for.
     serving: usize,
-    entries: HashMap<DestinationKey, Entry>,
-    /// Two parts of one line, because the last workers are only for destinations that have none (`policy::limit`).
+    members: HashMap<DestinationKey, Member>,
+    homes: HashMap<DestinationKey, Home>,
+    /// Two parts of one line of homes, because the last workers are only for destinations that have none
+    /// (`policy::limit`).
     fresh: BTreeMap<u64, DestinationKey>,
     busy: BTreeMap<u64, DestinationKey>,
+    /// Members that wait at homes in `fresh`.
+    fresh_members: usize,
     ticket: u64,
+    /// A home has room again for members that it did not remember.
+    seeks: bool,
 }
 
 impl Turns {
@@ -157,38 +99,53 @@ impl Turns {
             workers: workers.max(1),
             windows,
             most_waiting,
+            most_members: most_waiting.clamp(1, MOST_MEMBERS),
             in_flight: 0,
             serving: 0,
-            entries: HashMap::new(),
+            members: HashMap::new(),
+            homes: HashMap::new(),
             fresh: BTreeMap::new(),
             busy: BTreeMap::new(),
+            fresh_members: 0,
             ticket: 0,
+            seeks: false,
         }
     }
 
     /// Other limits may hold.
     pub fn set_config(&mut self, config: &Arc<Config>) {
         self.windows.set_config(config);
-        for (key, entry) in &mut self.entries {
-            entry.window = self.windows.size(key);
-            entry.wide = false;
+        for (key, home) in &mut self.homes {
+            home.window = self.windows.size(key);
+            home.wide = false;
         }
-        for key in self.keys(|place| matches!(place, Place::Aside | Place::Busy(_))) {
-            self.settle_place(&key);
+        let mut homes: Vec<DestinationKey> = self.homes.keys().cloned().collect();
+        homes.sort_unstable(); // an order that does not depend on the map's
+        for home in homes {
+            self.settle(&home);
         }
     }
 
-    /// Most connections that the destination may have now.
+    /// Most connections that the destination may have now, with those it shares them with.
     pub fn window_of(&self, key: &DestinationKey) -> usize {
-        match self.entries.get(key) {
+        let home = self.home_of(key);
+        match self.homes.get(home) {
             Some(entry) => entry.window,
-            None => self.windows.size(key),
+            None => self.windows.size(home),
         }
     }
 
     /// What was learned of destinations.
     pub fn windows(&self) -> &Windows {
         &self.windows
+    }
+
+    /// With whom it shares its window: the group of its hosts, if they are known, or itself.
+    pub fn home_of<'a>(&'a self, key: &'a DestinationKey) -> &'a DestinationKey {
+        match self.members.get(key) {
+            Some(member) => &member.home,
+            None => self.windows.home(key),
+        }
     }
 
     /// The same, to change what is known of `key`.
@@ -198,11 +155,12 @@ impl Turns {
         change: impl FnOnce(&mut Windows) -> T,
     ) -> T {
         let changed = change(&mut self.windows);
-        if let Some(entry) = self.entries.get_mut(key) {
-            entry.window = self.windows.size(key);
+        let home = self.home_of(key).clone();
+        if let Some(entry) = self.homes.get_mut(&home) {
+            entry.window = self.windows.size(&home);
             entry.wide = false;
         }
-        self.settle_place(key);
+        self.settle(&home);
         changed
     }
 
@@ -216,18 +174,31 @@ impl Turns {
         self.windows.forgotten()
     }
 
+    /// A domain has these hosts (SC-4): from here on it waits where the others wait that have them.
+    pub fn join_group(&mut self, key: &DestinationKey, group: &DestinationKey) {
+        self.windows.join(key, group);
+        self.go_home(key);
+    }
+
     /// It is dead: last attempts go side by side, because however many there are they must come to an end (RT-4), and
-    /// nothing more is learned. For one in the line.
-    pub fn widen(&mut self, key: &DestinationKey) {
-        if let Some(entry) = self.entries.get_mut(key) {
-            entry.window = self.windows.limits(key).connections;
-            entry.wide = true;
+    /// nothing more is learned; nor does it share anything as long as that is so. It joins the line, which has a place.
+    pub fn offer_wide(&mut self, key: &DestinationKey) {
+        let connections = self.windows.limits(key).connections;
+        self.entry(key);
+        self.rehome(key, key.clone());
+        let (member, home) = self.entry(key);
+        home.window = connections;
+        home.wide = true;
+        if member.turn == Turn::Idle {
+            self.wait(key);
         }
     }
 
     /// It was dead and lives again. With `anew` its window begins anew too (SC-7). Whether something was learned before.
     pub fn revive(&mut self, key: &DestinationKey, anew: bool) -> bool {
-        self.change_window(key, |windows| anew && windows.forget(key))
+        let learned = self.change_window(key, |windows| anew && windows.forget(key));
+        self.go_home(key);
+        learned
     }
 
     /// Transactions in flight.
@@ -258,93 +229,178 @@ impl Turns {
     /// Whether the line has room for so many more. Destinations with transactions in flight do not count: there are
     /// never more of them than workers, and they may be waiting for more than those that have none.
     pub fn has_place_for(&self, more: usize) -> bool {
-        self.fresh.len() + more <= self.most_waiting
+        self.fresh_members + more <= self.most_waiting
+    }
+
+    /// Whether a home has room again for members that were not remembered: they must be found again in the store.
+    pub fn seeks(&self) -> bool {
+        self.seeks
+    }
+
+    /// The same; they will be found.
+    pub fn take_seeks(&mut self) -> bool {
+        std::mem::take(&mut self.seeks)
     }
 
     /// The active destinations, in no order.
     pub fn active(&self) -> impl Iterator<Item = Active<'_>> {
-        self.entries.iter().map(|(key, entry)| Active {
-            key,
-            in_flight: entry.in_flight,
-            waits: entry.place != Place::Idle,
-            window: entry.window,
+        self.members.iter().filter_map(|(key, member)| {
+            let home = self.homes.get(&member.home)?;
+            Some(Active {
+                key,
+                home: &member.home,
+                in_flight: member.in_flight,
+                together: home.in_flight,
+                waits: member.turn != Turn::Idle,
+                window: home.window,
+            })
         })
     }
 
     /// Mail of `key` is due. `false`: the line is full, and the caller must find this destination again later.
     pub fn offer(&mut self, key: &DestinationKey) -> bool {
         let full = self.is_full();
-        match self.entries.get_mut(key) {
-            Some(entry) if entry.place == Place::Serving => entry.dirty = true,
-            Some(entry) if entry.place != Place::Idle => {}
-            Some(entry) if full && entry.in_flight == 0 => return false,
-            None if full => return false,
-            _ => self.join(key),
+        match self.members.get_mut(key) {
+            Some(member) if member.turn == Turn::Serving => {
+                member.dirty = true;
+                return true;
+            }
+            Some(member) if member.turn != Turn::Idle => return true,
+            _ => {}
         }
+        let most = self.most_members;
+        let home = self.home_of(key).clone();
+        match self.homes.get_mut(&home) {
+            Some(home) if home.waiting.len() >= most => {
+                home.overflow = true;
+                return true;
+            }
+            Some(home) if full && home.in_flight == 0 => return false,
+            None if full => return false,
+            _ => {}
+        }
+        self.wait(key);
         true
     }
 
     /// A slot for mail that is just being accepted: only if nothing older of its destination waits, and each
     /// destination in the line could still have a worker.
     pub fn reserve(&mut self, key: &DestinationKey) -> bool {
-        let entry = self.entries.get(key);
-        let idle = entry.is_none_or(|entry| entry.place == Place::Idle);
+        let member = self.members.get(key);
+        let home = self.homes.get(self.home_of(key));
+        let idle = member.is_none_or(|member| member.turn == Turn::Idle)
+            && home.is_none_or(|home| home.waiting.is_empty() && !home.overflow);
         let free = self.workers.saturating_sub(self.in_flight);
-        if !idle || free <= self.waiting() || self.room(entry) == 0 {
+        if !idle || free <= self.waiting() || self.room(home) == 0 {
             return false;
         }
-        self.entry(key).in_flight += 1;
-        self.in_flight += 1;
+        self.take(key, 1);
         true
     }
 
     /// Whether this destination has transactions in flight, so that slots of it come back.
     pub fn is_active(&self, key: &DestinationKey) -> bool {
-        self.entries
-            .get(key)
-            .is_some_and(|entry| entry.in_flight > 0)
+        self.in_flight_of(key) > 0
     }
 
     /// Transactions of this destination in flight.
     pub fn in_flight_of(&self, key: &DestinationKey) -> usize {
-        self.entries.get(key).map_or(0, |entry| entry.in_flight)
+        self.members.get(key).map_or(0, |member| member.in_flight)
     }
 
     /// Whether it has nothing in flight, and no place in the line or the hands of the driver.
     pub fn is_quiet(&self, key: &DestinationKey) -> bool {
-        !self.entries.contains_key(key)
+        !self.members.contains_key(key)
     }
 
-    /// Gives a slot back. `together`: so many run in its group, if it has one. Whether something was learned that the store
-    /// should know (SC-6).
+    /// Gives a slot back; with `ran` it was with the workers. Whether something was learned that the store should know
+    /// (SC-6).
     pub fn release(
         &mut self,
         key: &DestinationKey,
         feedback: Option<&Feedback>,
-        together: usize,
+        ran: bool,
         now: Timestamp,
     ) -> bool {
         let mut learned = false;
-        if let Some(entry) = self.entries.get_mut(key) {
-            entry.pace.count(now);
+        let at = self.home_of(key).clone();
+        if let Some(home) = self.homes.get_mut(&at) {
+            // What is merely given back, or meets nobody, does not make it quick.
+            if feedback.is_some_and(|feedback| feedback.reached_mail) {
+                home.pace.count(now);
+            }
             if let Some(feedback) = feedback
-                && !entry.wide
+                && !home.wide
             {
-                let heard = self
-                    .windows
-                    .heard(key, entry.in_flight.max(together), feedback, now);
-                (entry.window, learned) = heard;
+                let heard = self.windows.heard(&at, home.in_flight, feedback, now);
+                (home.window, learned) = heard;
             }
         }
+        if ran {
+            self.stop(key);
+        }
         self.give_back(key, 1);
-        self.settle_place(key);
+        self.settle(&at);
+        self.let_go(key);
         learned
     }
 
-    fn entry(&mut self, key: &DestinationKey) -> &mut Entry {
-        let windows = &self.windows;
-        let entry = self.entries.entry(key.clone());
-        entry.or_insert_with_key(|key| Entry::new(windows.size(key)))
+    /// Whether a claimed transaction may go to a worker now. If not, it is called for by [`Turns::next_ready`].
+    pub fn start(&mut self, key: &DestinationKey) -> bool {
+        let Some(member) = self.members.get_mut(key) else {
+            return true;
+        };
+        let Some(home) = self.homes.get_mut(&member.home) else {
+            return true;
+        };
+        let starts = home.running < home.window;
+        if starts {
+            home.running += 1;
+            member.running += 1;
+        } else {
+            home.ready.push_back(key.clone());
+        }
+        starts
+    }
+
+    /// It is with the workers no longer.
+    pub fn stop(&mut self, key: &DestinationKey) {
+        if let Some(member) = self.members.get_mut(key) {
+            member.running = member.running.saturating_sub(1);
+            if let Some(home) = self.homes.get_mut(&member.home) {
+                home.running = home.running.saturating_sub(1);
+            }
+        }
+    }
+
+    /// Whose transaction may go to a worker now, of those that were claimed ahead; it counts as there.
+    pub fn next_ready(&mut self, home: &DestinationKey) -> Option<DestinationKey> {
+        let home = self.homes.get_mut(home)?;
+        if home.running >= home.window {
+            return None;
+        }
+        let key = home.ready.pop_front()?;
+        home.running += 1;
+        if let Some(member) = self.members.get_mut(&key) {
+            member.running += 1;
+        }
+        Some(key)
+    }
+
+    /// What is claimed ahead of it goes back.
+    pub fn clear_ready(&mut self, key: &DestinationKey) {
+        if let Some(home) = self
+            .homes
+            .get_mut(self.members.get(key).map_or(key, |m| &m.home))
+        {
+            home.ready.retain(|other| other != key);
+        }
+    }
+
+    /// Those with the workers of all that share its window, and how many that may be.
+    pub fn crowd(&self, key: &DestinationKey) -> (usize, usize) {
+        let home = self.homes.get(self.home_of(key));
+        home.map_or((0, 1), |home| (home.running, home.window))
     }
 
     /// Whether [`Turns::serve`] would hand out anything.
@@ -353,7 +409,7 @@ impl Turns {
     }
 
     /// The destination whose turn it is, if there is a worker for it. It is out of the line until it is answered for
-    /// by [`Turns::served`].
+    /// by [`Turns::served`]; others of its home are not, if that has room for them.
     pub fn serve(&mut self) -> Option<Pick> {
         let (ticket, fresh) = self.head()?;
         // Several slots at once save round trips to the store, as long as each of the others could have as many.
@@ -364,14 +420,28 @@ impl Turns {
         } else {
             &mut self.busy
         };
-        let key = line.remove(&ticket)?;
-        let slots = self.room(self.entries.get(&key)).min(share);
-        let entry = self.entry(&key);
-        entry.place = Place::Serving;
-        entry.dirty = false;
-        entry.in_flight += slots;
-        self.in_flight += slots;
+        let at = line.remove(&ticket)?;
+        let room = self.room(self.homes.get(&at));
+        let home = self.homes.get_mut(&at)?;
+        if fresh {
+            self.fresh_members -= home.waiting.len();
+        }
+        home.place = Place::Idle;
+        let slots = room
+            .min(share)
+            .min(room.div_ceil(home.waiting.len().max(1)));
+        let (_, key) = home.waiting.pop_first()?;
+        if home.overflow && home.waiting.len() <= self.most_members / 2 {
+            home.overflow = false;
+            self.seeks = true;
+        }
+        self.take(&key, slots);
+        if let Some(member) = self.members.get_mut(&key) {
+            member.turn = Turn::Serving;
+            member.dirty = false;
+        }
         self.serving += 1;
+        self.line_up(&at);
         Some(Pick {
             key,
             slots,
@@ -389,64 +459,54 @@ impl Turns {
         make_room: bool,
     ) -> bool {
         self.give_back(key, unused);
-        let Some(entry) = self.entries.get_mut(key) else {
+        let Some(member) = self.members.get_mut(key) else {
             return true;
         };
-        if entry.place == Place::Serving {
+        if member.turn == Turn::Serving {
             self.serving -= 1;
+            member.turn = Turn::Idle;
         }
-        let more = left == Left::More || entry.dirty;
-        entry.place = Place::Idle;
-        entry.dirty = false;
+        let more = left == Left::More || member.dirty;
+        member.dirty = false;
+        let home = member.home.clone();
         if more && !make_room {
-            self.join(key);
-        } else {
-            self.settle_place(key);
+            self.wait(key);
         }
+        self.settle(&home);
+        self.let_go(key);
         !more || !make_room
     }
 
     /// Forgets what is due of this destination; its slots stay counted. For destinations that are blocked.
     pub fn forget(&mut self, key: &DestinationKey) {
-        self.leave(key);
-        if let Some(entry) = self.entries.get_mut(key)
-            && entry.place != Place::Serving
-        {
-            entry.place = Place::Idle;
+        if let Some(home) = self.members.get(key).map(|member| member.home.clone()) {
+            self.leave(key);
+            self.settle(&home);
+            self.let_go(key);
         }
-        self.settle_place(key);
     }
 
-    /// Destinations for which [`Turns::forget`] could do something.
+    /// Destinations for which [`Turns::forget`] could do something, in an order that does not depend on the map's.
     pub fn line(&self) -> Vec<DestinationKey> {
-        self.keys(|place| !matches!(place, Place::Idle | Place::Serving))
-    }
-
-    /// The destinations in such a place, in an order that does not depend on the map's.
-    fn keys(&self, at: impl Fn(Place) -> bool) -> Vec<DestinationKey> {
+        let waits = |member: &Member| matches!(member.turn, Turn::Waiting(_));
         let mut keys: Vec<DestinationKey> = self
-            .entries
+            .members
             .iter()
-            .filter(|(_, entry)| at(entry.place))
+            .filter(|(_, member)| waits(member))
             .map(|(key, _)| key.clone())
             .collect();
         keys.sort_unstable();
         keys
     }
 
-    fn room(&self, entry: Option<&Entry>) -> usize {
+    fn room(&self, home: Option<&Home>) -> usize {
         room(&Standing {
             workers: self.workers,
             busy: self.in_flight,
-            in_flight: entry.map_or(0, |entry| entry.in_flight),
+            in_flight: home.map_or(0, |home| home.in_flight),
             // One that has nothing yet may have one at least, whatever was learned of it.
-            window: entry.map_or(1, Entry::with_ahead),
+            window: home.map_or(1, Home::with_ahead),
         })
-    }
-
-    /// The most that a destination may have, however many workers are free.
-    fn most(&self, entry: &Entry) -> usize {
-        entry.with_ahead().min(half(self.workers))
     }
 
     /// The ticket at the head of what can be served now, and whether it stands in the fresh part.
@@ -475,225 +535,218 @@ impl Turns {
         }) > 0
     }
 
-    /// Whether a destination that stands aside is to be served again. One that has claims ahead waits until half of
-    /// them are used up: its connections are busy that long, and one commit then claims many.
-    fn has_room_again(&self, key: &DestinationKey) -> bool {
-        self.entries.get(key).is_some_and(|entry| {
-            let most = self.most(entry);
-            let ahead = most.saturating_sub(entry.window);
-            entry.in_flight + ahead.div_ceil(2) <= most && entry.in_flight < most
-        })
-    }
-
-    /// To the end of the line, or aside. The destination must not be in the line.
-    fn join(&mut self, key: &DestinationKey) {
-        let entry = self.entries.get(key);
-        let in_flight = entry.map_or(0, |entry| entry.in_flight);
-        let ticket = self.ticket;
-        let place = if entry.is_some_and(|entry| entry.in_flight >= self.most(entry)) {
-            Place::Aside
-        } else if in_flight == 0 {
-            self.fresh.insert(ticket, key.clone());
-            Place::Fresh(ticket)
-        } else {
-            self.busy.insert(ticket, key.clone());
-            Place::Busy(ticket)
-        };
+    fn next_ticket(&mut self) -> u64 {
         self.ticket += 1;
-        self.entry(key).place = place;
+        self.ticket
     }
 
-    fn leave(&mut self, key: &DestinationKey) {
-        match self.entries.get(key).map(|entry| entry.place) {
-            Some(Place::Fresh(ticket)) => {
-                self.fresh.remove(&ticket);
+    /// The entries of `key` and of its home.
+    fn entry(&mut self, key: &DestinationKey) -> (&mut Member, &mut Home) {
+        let member = match self.members.entry(key.clone()) {
+            std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
+            std::collections::hash_map::Entry::Vacant(new) => {
+                let home = self.windows.home(key).clone();
+                let windows = &self.windows;
+                let entry = self.homes.entry(home.clone());
+                entry
+                    .or_insert_with_key(|home| Home::new(windows.size(home)))
+                    .members += 1;
+                new.insert(Member::new(home))
             }
-            Some(Place::Busy(ticket)) => {
-                self.busy.remove(&ticket);
-            }
-            _ => {}
-        }
+        };
+        let windows = &self.windows;
+        let home = self.homes.entry(member.home.clone());
+        let home = home.or_insert_with_key(|home| Home::new(windows.size(home)));
+        (member, home)
+    }
+
+    fn take(&mut self, key: &DestinationKey, slots: usize) {
+        let (member, home) = self.entry(key);
+        member.in_flight += slots;
+        home.in_flight += slots;
+        self.in_flight += slots;
     }
 
     fn give_back(&mut self, key: &DestinationKey, slots: usize) {
-        if let Some(entry) = self.entries.get_mut(key) {
-            let slots = slots.min(entry.in_flight);
-            entry.in_flight -= slots;
+        if let Some(member) = self.members.get_mut(key) {
+            let slots = slots.min(member.in_flight);
+            member.in_flight -= slots;
             self.in_flight -= slots;
+            if let Some(home) = self.homes.get_mut(&member.home) {
+                home.in_flight -= slots;
+            }
         }
     }
 
-    /// After slots came back: whoever stood aside joins the line, whoever has none left changes its part of the line
-    /// without losing its place, and who has nothing at all is forgotten.
-    fn settle_place(&mut self, key: &DestinationKey) {
-        let Some(entry) = self.entries.get_mut(key) else {
+    /// It waits at its home, behind those that do already. It must not wait yet.
+    fn wait(&mut self, key: &DestinationKey) {
+        let ticket = self.next_ticket();
+        let (member, home) = self.entry(key);
+        member.turn = Turn::Waiting(ticket);
+        home.waiting.insert(ticket, key.clone());
+        let (at, fresh) = (member.home.clone(), matches!(home.place, Place::Fresh(_)));
+        self.fresh_members += usize::from(fresh);
+        self.line_up(&at);
+    }
+
+    /// It waits no longer.
+    fn leave(&mut self, key: &DestinationKey) {
+        let Some(member) = self.members.get_mut(key) else {
             return;
         };
-        let (in_flight, place) = (entry.in_flight, entry.place);
-        let most = entry.with_ahead().min(half(self.workers));
-        match place {
-            Place::Idle if in_flight == 0 => {
-                self.entries.remove(key);
+        let Turn::Waiting(ticket) = member.turn else {
+            return;
+        };
+        member.turn = Turn::Idle;
+        let Some(home) = self.homes.get_mut(&member.home) else {
+            return;
+        };
+        home.waiting.remove(&ticket);
+        if matches!(home.place, Place::Fresh(_)) {
+            self.fresh_members -= 1;
+        }
+        if home.waiting.is_empty() {
+            home.kept = None;
+            self.seeks |= std::mem::take(&mut home.overflow);
+            match std::mem::replace(&mut home.place, Place::Idle) {
+                Place::Fresh(ticket) => self.fresh.remove(&ticket),
+                Place::Busy(ticket) => self.busy.remove(&ticket),
+                Place::Idle | Place::Aside => None,
+            };
+        }
+    }
+
+    /// A home that has a reason to and does not do so yet goes to the end of the line, or aside.
+    fn line_up(&mut self, at: &DestinationKey) {
+        let new = self.next_ticket();
+        let workers = self.workers;
+        let Some(home) = self.homes.get_mut(at) else {
+            return;
+        };
+        if home.place != Place::Idle || home.waiting.is_empty() {
+            return;
+        }
+        let ticket = home.kept.take().unwrap_or(new);
+        home.place = if home.in_flight >= most(workers, home) {
+            Place::Aside
+        } else if home.in_flight == 0 {
+            self.fresh_members += home.waiting.len();
+            self.fresh.insert(ticket, at.clone());
+            Place::Fresh(ticket)
+        } else {
+            self.busy.insert(ticket, at.clone());
+            Place::Busy(ticket)
+        };
+    }
+
+    /// After slots came or went: a home that stood aside joins the line, and one that has none left, or some now, changes
+    /// its part of the line without losing its place.
+    fn settle(&mut self, at: &DestinationKey) {
+        let workers = self.workers;
+        let Some(home) = self.homes.get_mut(at) else {
+            return;
+        };
+        let most = most(workers, home);
+        let full = home.in_flight >= most;
+        match home.place {
+            Place::Busy(ticket) if home.in_flight == 0 => {
+                home.place = Place::Fresh(ticket);
+                self.fresh_members += home.waiting.len();
+                self.busy.remove(&ticket);
+                self.fresh.insert(ticket, at.clone());
             }
-            Place::Busy(ticket) if in_flight == 0 => {
-                entry.place = Place::Fresh(ticket);
-                if let Some(key) = self.busy.remove(&ticket) {
-                    self.fresh.insert(ticket, key);
-                }
-            }
-            Place::Busy(ticket) if in_flight >= most => {
+            Place::Busy(ticket) if full => {
                 // Its window became smaller.
-                entry.place = Place::Aside;
+                home.place = Place::Aside;
                 self.busy.remove(&ticket);
             }
-            Place::Aside if self.has_room_again(key) => self.join(key),
+            Place::Fresh(ticket) if home.in_flight > 0 => {
+                self.fresh_members -= home.waiting.len();
+                self.fresh.remove(&ticket);
+                if full {
+                    home.place = Place::Aside;
+                    home.kept = Some(ticket);
+                } else {
+                    home.place = Place::Busy(ticket);
+                    self.busy.insert(ticket, at.clone());
+                }
+            }
+            Place::Aside if home.has_room_again(most) => {
+                home.place = Place::Idle;
+                self.line_up(at);
+            }
             _ => {}
         }
     }
+
+    /// Who has nothing at all is forgotten.
+    fn let_go(&mut self, key: &DestinationKey) {
+        let Some(member) = self.members.get(key).filter(|member| member.has_nothing()) else {
+            return;
+        };
+        let home = member.home.clone();
+        self.members.remove(key);
+        self.move_out(&home);
+    }
+
+    /// A home has a member less; one without any is forgotten.
+    fn move_out(&mut self, at: &DestinationKey) {
+        if let Some(home) = self.homes.get_mut(at) {
+            home.members -= 1;
+            if home.members == 0 {
+                self.seeks |= home.overflow;
+                self.homes.remove(at);
+            }
+        }
+    }
+
+    /// To where it belongs by what is known of its hosts.
+    fn go_home(&mut self, key: &DestinationKey) {
+        let home = self.windows.home(key).clone();
+        self.rehome(key, home);
+    }
+
+    /// It shares its window with others from here on, and brings with it what it has.
+    fn rehome(&mut self, key: &DestinationKey, to: DestinationKey) {
+        let Some(from) = self.members.get(key).map(|member| member.home.clone()) else {
+            return;
+        };
+        if from == to {
+            return;
+        }
+        let waited = self
+            .members
+            .get(key)
+            .is_some_and(|member| matches!(member.turn, Turn::Waiting(_)));
+        self.leave(key);
+        let Some(member) = self.members.get_mut(key) else {
+            return;
+        };
+        member.home = to.clone();
+        let (in_flight, running) = (member.in_flight, member.running);
+        let mut ready = 0;
+        if let Some(home) = self.homes.get_mut(&from) {
+            home.in_flight -= in_flight;
+            home.running -= running;
+            let before = home.ready.len();
+            home.ready.retain(|other| other != key);
+            ready = before - home.ready.len();
+        }
+        let (_, home) = self.entry(key);
+        home.members += 1;
+        home.in_flight += in_flight;
+        home.running += running;
+        home.ready.extend(std::iter::repeat_n(key.clone(), ready));
+        self.settle(&to);
+        if waited {
+            self.wait(key);
+        }
+        self.settle(&from);
+        self.move_out(&from);
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::smtp::address::Domain;
-
-    /// Windows that are as large as they may be.
-    fn windows(size: usize) -> Windows {
-        let mut config = Config::default_for(Domain::parse("here.example").unwrap());
-        config.limits.connections = size;
-        config.limits.initial = size;
-        Windows::new(Arc::new(config))
-    }
-
-    fn now() -> Timestamp {
-        Timestamp::from_secs(1)
-    }
-
-    fn key(n: usize) -> DestinationKey {
-        DestinationKey(format!("d{n}.example").into())
-    }
-
-    fn all_picks(turns: &mut Turns) -> Vec<(usize, usize)> {
-        let mut picks = Vec::new();
-        while let Some(pick) = turns.serve() {
-            let n = pick.key.0[1..].split('.').next().unwrap().parse().unwrap();
-            picks.push((n, pick.slots));
-            turns.served(&pick.key, 0, Left::More, false);
-        }
-        picks
-    }
-
-    // SC-2
-    #[test]
-    fn destinations_are_served_in_turn() {
-        let mut turns = Turns::new(8, windows(1), MOST_WAITING);
-        for n in 0..4 {
-            assert!(turns.offer(&key(n)));
-        }
-        assert_eq!(all_picks(&mut turns), [(0, 1), (1, 1), (2, 1), (3, 1)]);
-        turns.release(&key(2), None, 0, now());
-        turns.release(&key(0), None, 0, now());
-        assert_eq!(all_picks(&mut turns), [(2, 1), (0, 1)]);
-    }
-
-    // SC-3
-    #[test]
-    fn a_destination_at_its_limit_stands_aside_and_hides_nobody() {
-        let mut turns = Turns::new(4, windows(20), MOST_WAITING);
-        turns.offer(&key(0));
-        assert_eq!(all_picks(&mut turns), [(0, 2)]);
-        assert!(!turns.can_serve());
-        turns.offer(&key(1));
-        assert_eq!(all_picks(&mut turns), [(1, 1)]);
-        turns.release(&key(0), None, 0, now());
-        assert_eq!(all_picks(&mut turns), [(1, 1)], "the other came first");
-        turns.release(&key(0), None, 0, now());
-        assert_eq!(all_picks(&mut turns), [(0, 1)]);
-    }
-
-    // SC-1
-    #[test]
-    fn the_last_workers_are_for_destinations_without_one() {
-        let mut turns = Turns::new(8, windows(20), MOST_WAITING);
-        for n in 0..3 {
-            turns.offer(&key(n));
-        }
-        while turns.can_serve() {
-            all_picks(&mut turns);
-        }
-        assert_eq!(turns.in_flight(), 6);
-        for n in 3..9 {
-            turns.offer(&key(n));
-        }
-        assert_eq!(all_picks(&mut turns), [(3, 1), (4, 1)]);
-        assert_eq!(turns.in_flight(), 8);
-    }
-
-    // SC-2, SC-3
-    #[test]
-    fn a_quick_destination_has_as_much_again_claimed_ahead_and_by_the_dozen() {
-        let mut turns = Turns::new(64, windows(4), MOST_WAITING);
-        turns.offer(&key(0));
-        assert_eq!(all_picks(&mut turns), [(0, 4)]);
-        for _ in 0..QUICK - 1 {
-            turns.release(&key(0), None, 0, now());
-            assert_eq!(all_picks(&mut turns), [(0, 1)]);
-        }
-        turns.release(&key(0), None, 0, now());
-        assert_eq!(all_picks(&mut turns), [(0, 5)], "eight, of which four run");
-        turns.release(&key(0), None, 0, now());
-        assert!(!turns.can_serve(), "not for one alone");
-        turns.release(&key(0), None, 0, now());
-        assert_eq!(all_picks(&mut turns), [(0, 2)]);
-        for span in 1..=4 {
-            let later = Timestamp::from_millis(1000 + 2 * SPAN * span);
-            turns.release(&key(0), None, 0, later);
-            assert!(!turns.can_serve(), "slow now, and more than its window");
-        }
-        turns.release(&key(0), None, 0, Timestamp::from_secs(9));
-        assert_eq!(all_picks(&mut turns), [(0, 1)]);
-    }
-
-    // SC-11
-    #[test]
-    fn nothing_is_remembered_of_a_destination_that_has_nothing() {
-        let mut turns = Turns::new(4, windows(2), MOST_WAITING);
-        assert!(turns.reserve(&key(1)));
-        turns.offer(&key(2));
-        let pick = turns.serve().unwrap();
-        turns.served(&pick.key, pick.slots, Left::Nothing, false);
-        turns.release(&key(1), None, 0, now());
-        assert_eq!((turns.in_flight(), turns.active().count()), (0, 0));
-        turns.release(&key(1), None, 0, now());
-        assert_eq!(turns.in_flight(), 0, "a slot is given back once");
-    }
-
-    #[test]
-    fn mail_that_comes_due_while_its_destination_is_served_is_not_forgotten() {
-        let mut turns = Turns::new(4, windows(2), MOST_WAITING);
-        turns.offer(&key(1));
-        let pick = turns.serve().unwrap();
-        turns.offer(&key(1));
-        turns.served(&pick.key, pick.slots, Left::Nothing, false);
-        assert_eq!(turns.serve().map(|p| p.key), Some(key(1)));
-    }
-
-    #[test]
-    fn new_mail_takes_no_slot_before_older_mail_that_waits() {
-        let mut turns = Turns::new(4, windows(2), MOST_WAITING);
-        turns.offer(&key(1));
-        assert!(!turns.reserve(&key(1)), "older mail of its own");
-        assert!(turns.reserve(&key(2)));
-        turns.offer(&key(3));
-        turns.offer(&key(4));
-        assert!(!turns.reserve(&key(5)), "three wait for three workers");
-    }
-
-    #[test]
-    fn the_line_is_bounded() {
-        let mut turns = Turns::new(4, windows(2), MOST_WAITING);
-        assert!((0..MOST_WAITING).all(|n| turns.offer(&key(n))));
-        assert!(!turns.offer(&key(MOST_WAITING)));
-        assert!(turns.offer(&key(7)), "it is there already");
-    }
+/// The most that a destination may have, however many workers are free.
+fn most(workers: usize, home: &Home) -> usize {
+    home.with_ahead().min(half(workers))
 }

@@ -98,7 +98,9 @@ impl Windows {
             return;
         }
         self.config = Arc::clone(config);
-        self.groups.clear();
+        // Hosts that are others now are told of by the next delivery.
+        let groups = &mut self.groups;
+        groups.retain(|key, group| share_limits(config, key, group));
         for (key, window) in &mut self.entries {
             window.limits = limits(config, key);
             window.size = window.size.min(window.limits.connections);
@@ -112,7 +114,11 @@ impl Windows {
 
     /// A domain has these hosts: its window is that of their group, unless other limits hold for it (SC-4, SC-9).
     pub fn join(&mut self, key: &DestinationKey, group: &DestinationKey) {
-        if self.groups.get(key) == Some(group) || !share_limits(&self.config, key, group) {
+        if !share_limits(&self.config, key, group) {
+            self.groups.remove(key);
+            return;
+        }
+        if self.groups.get(key) == Some(group) {
             return;
         }
         if self.groups.len() >= self.most {

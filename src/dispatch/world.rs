@@ -14,7 +14,7 @@ use super::dead::Probe;
 use super::permit::{Feedback, PushBack};
 use super::scan::{PAGE, Read};
 use super::schedule::{Found, Schedule, Step};
-use super::turns::Pick;
+use super::turns::{Active, Pick};
 use crate::clock::Timestamp;
 use crate::config::{Config, Span};
 use crate::message::{Head, QueueId};
@@ -75,6 +75,19 @@ struct Running {
     started: i64,
     took: u64,
     ends: u64,
+    stage: Stage,
+    /// What it was due at before its claim.
+    due: i64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Claimed ahead: it waits for a connection.
+    Ready,
+    /// A worker looks for the hosts.
+    Resolving,
+    /// It has a connection.
+    Connected,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -84,12 +97,15 @@ struct Size {
     destinations: usize,
     /// Most destinations that the schedule remembers.
     line: usize,
+    /// The destinations are at so many sets of hosts; 0: each has its own.
+    groups: usize,
 }
 
 struct World {
     schedule: Schedule,
     config: Arc<Config>,
     destinations: usize,
+    groups: usize,
     messages: Vec<Message>,
     running: Vec<Running>,
     pauses: Vec<(PauseScope, Pause)>,
@@ -101,9 +117,10 @@ struct World {
     /// This destination takes ten minutes for anything, the others a moment.
     slow: Option<usize>,
     down: BTreeSet<usize>,
+    was_down: bool,
     seed: u64,
     /// Destinations without a slot that wait in the line, with the others served since.
-    passed: BTreeMap<usize, BTreeMap<usize, usize>>,
+    passed: BTreeMap<DestinationKey, BTreeMap<DestinationKey, usize>>,
     queries: u64,
     diary: Vec<(u64, usize, usize)>,
 }
@@ -115,6 +132,7 @@ impl World {
             window,
             destinations,
             line,
+            groups,
         } = size;
         let mut config = Config::default_for(Domain::parse("here.example").unwrap());
         let minutes = |m: u64| Span(Duration::from_secs(60 * m));
@@ -127,6 +145,7 @@ impl World {
             schedule: Schedule::with_line(workers, Arc::clone(&config), line),
             config,
             destinations,
+            groups,
             messages: Vec::new(),
             running: Vec::new(),
             pauses: Vec::new(),
@@ -136,6 +155,7 @@ impl World {
             faults: 0,
             slow: None,
             down: BTreeSet::new(),
+            was_down: false,
             seed,
             passed: BTreeMap::new(),
             queries: 0,
@@ -320,12 +340,18 @@ impl World {
             (None, 0) => 600_000,
             (None, _) => 50 + self.random(5_000),
         };
+        let starts = self.schedule.start(&key(destination));
         self.running.push(Running {
             message,
             started: self.wall,
             took,
-            ends: self.mono + took,
+            ends: u64::MAX,
+            stage: Stage::Ready,
+            due: self.messages[message].due,
         });
+        if starts {
+            self.start(self.running.len() - 1);
+        }
         let head = self.head(message);
         let random = self.random_unit();
         let now = self.now();
@@ -361,7 +387,100 @@ impl World {
 
     // The workers.
 
+    fn start(&mut self, at: usize) {
+        let run = &mut self.running[at];
+        run.stage = Stage::Resolving;
+        run.ends = self.mono + 5;
+    }
+
+    /// `Shared::hand_on`.
+    fn hand_on(&mut self, home: &DestinationKey) {
+        while let Some(next) = self.schedule.next_ready(home) {
+            let waits = |run: &Running| {
+                run.stage == Stage::Ready && self.messages[run.message].destination == number(&next)
+            };
+            let at = self.running.iter().position(waits);
+            self.start(at.expect("who is called for is there"));
+        }
+    }
+
+    /// `Shared::moved`.
+    fn moved(&mut self, destination: usize, before: &DestinationKey) {
+        let home = self.schedule.home_of(&key(destination));
+        if home != *before {
+            self.hand_on(before);
+            self.hand_on(&home);
+        }
+    }
+
+    fn give_slot_back(&mut self, destination: usize, feedback: Option<Feedback>) {
+        let now = self.now();
+        let home = self.schedule.home_of(&key(destination));
+        let died = self
+            .schedule
+            .release(&key(destination), feedback, true, now);
+        if died {
+            let messages = &self.messages;
+            let ready = |run: &Running| {
+                run.stage == Stage::Ready && messages[run.message].destination == destination
+            };
+            let back: Vec<Running> = self.running.extract_if(.., |run| ready(run)).collect();
+            for run in back {
+                self.schedule.release(&key(destination), None, false, now);
+                self.unclaim(&run);
+            }
+        }
+        self.hand_on(&home);
+        self.moved(destination, &home);
+        self.schedule.news();
+        self.schedule.lessons();
+        self.poke();
+    }
+
+    /// No attempt was made.
+    fn unclaim(&mut self, run: &Running) {
+        let m = &mut self.messages[run.message];
+        m.attempts -= 1;
+        m.due = run.due;
+        m.state = if m.dropped {
+            State::Final
+        } else {
+            State::Queued
+        };
+        let (destination, due) = (m.destination, Timestamp::from_millis(m.due));
+        self.due_at(destination, due);
+    }
+
+    /// The hosts are known.
+    fn resolved(&mut self, at: usize) {
+        let run = self.running[at].clone();
+        let destination = self.messages[run.message].destination;
+        let entered = self.groups == 0 || {
+            let before = self.schedule.home_of(&key(destination));
+            let group = self.group(destination);
+            let entered = self.schedule.enter(&key(destination), &group);
+            self.moved(destination, &before);
+            entered
+        };
+        if entered {
+            let run = &mut self.running[at];
+            run.stage = Stage::Connected;
+            run.ends = self.mono + run.took;
+        } else {
+            self.unclaim(&run);
+            self.running.remove(at);
+            self.give_slot_back(destination, None);
+        }
+    }
+
+    fn group(&self, destination: usize) -> DestinationKey {
+        DestinationKey(format!("mx:mx{}.example", destination % self.groups.max(1)).into())
+    }
+
     fn end(&mut self, at: usize) {
+        if self.running[at].stage == Stage::Resolving {
+            return self.resolved(at);
+        }
         let run = self.running[at].clone();
         let (outcome, random) = (self.random(10), self.random_unit());
         let head = self.head(run.message);
@@ -401,11 +520,7 @@ impl World {
             self.due_at(destination, next);
         }
         self.running.remove(at);
-        let now = self.now();
-        self.schedule.release(&key(destination), feedback, 0, now);
-        self.schedule.news();
-        self.schedule.lessons();
-        self.poke();
+        self.give_slot_back(destination, feedback);
     }
 
     // Everybody else.
@@ -528,6 +643,7 @@ impl World {
             }
             Event::Down(destination) => {
                 self.down.insert(destination % self.destinations);
+                self.was_down = true;
             }
             Event::Up(destination) => {
                 self.down.remove(&(destination % self.destinations));
@@ -549,7 +665,8 @@ impl World {
     /// When something happens by itself.
     fn next_happening(&self) -> Option<u64> {
         let timer = self.asleep.and_then(|(_, timer)| timer);
-        let ends = self.running.iter().map(|run| run.ends).min();
+        let ends = self.running.iter().map(|run| run.ends);
+        let ends = ends.min().filter(|at| *at < u64::MAX);
         timer.into_iter().chain(ends).min()
     }
 
@@ -601,6 +718,17 @@ impl World {
         self.running.iter().filter(to).count()
     }
 
+    /// Those of all that share its window.
+    fn in_flight_at_home(&self, destination: usize) -> usize {
+        let home = self.schedule.home_of(&key(destination));
+        let to = |run: &&Running| {
+            self.schedule
+                .home_of(&key(self.messages[run.message].destination))
+                == home
+        };
+        self.running.iter().filter(to).count()
+    }
+
     fn check_limits(&self) {
         let (in_flight, workers) = self.schedule.load();
         assert!(in_flight <= workers, "SC-1: {in_flight} of {workers}");
@@ -613,6 +741,17 @@ impl World {
         // As much again may be claimed ahead; what runs is bounded where it is handed out.
         let most = (2 * self.config.limits.connections).min(half(workers));
         assert!(count.values().all(|n| *n <= most), "SC-3: {count:?}");
+        let mut connected: HashMap<DestinationKey, usize> = HashMap::new();
+        for run in &self.running {
+            let destination = self.messages[run.message].destination;
+            // What is dead has its own rules, and comes back with what it has.
+            if run.stage == Stage::Connected && !self.was_down {
+                let home = self.schedule.home_of(&key(destination));
+                *connected.entry(home).or_default() += 1;
+            }
+        }
+        let most = self.config.limits.connections;
+        assert!(connected.values().all(|n| *n <= most), "{connected:?}");
     }
 
     /// SC-2: while the dispatcher sleeps nobody has due mail and room.
@@ -636,7 +775,7 @@ impl World {
             let standing = Standing {
                 workers,
                 busy: in_flight,
-                in_flight: self.in_flight(destination),
+                in_flight: self.in_flight_at_home(destination),
                 window: self.schedule.window_of(&key(destination)),
             };
             let own = PauseScope::Domain(key(destination).to_string());
@@ -664,17 +803,18 @@ impl World {
         let picked: Vec<usize> = picks.iter().map(|pick| number(&pick.key)).collect();
         let unique: BTreeSet<usize> = picked.iter().copied().collect();
         assert_eq!(unique.len(), picked.len(), "one turn each");
-        let waiting: BTreeSet<usize> = self
-            .schedule
-            .active()
-            .filter(|active| active.waits && active.in_flight == 0)
-            .map(|active| number(active.key))
-            .collect();
+        let waits = |active: &Active<'_>| active.waits && active.together == 0;
+        let homes = self.schedule.active().filter(waits);
+        let waiting: BTreeSet<DestinationKey> = homes.map(|active| active.home.clone()).collect();
         self.passed.retain(|waits, _| waiting.contains(waits));
+        let picked: BTreeSet<DestinationKey> = picks
+            .iter()
+            .map(|pick| self.schedule.home_of(&pick.key))
+            .collect();
         for waits in waiting {
-            let passed = self.passed.entry(waits).or_default();
-            for &other in picked.iter().filter(|other| **other != waits) {
-                let times = passed.entry(other).or_default();
+            let passed = self.passed.entry(waits.clone()).or_default();
+            for other in picked.iter().filter(|other| **other != waits) {
+                let times = passed.entry(other.clone()).or_default();
                 *times += 1;
                 assert!(*times <= 2, "{other} goes before {waits} again and again");
             }

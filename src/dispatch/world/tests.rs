@@ -36,13 +36,14 @@ fn run(size: Size, seed: u64, events: &[Event]) -> World {
 
 fn size() -> impl Strategy<Value = Size> {
     let line = prop_oneof![Just(4096usize), 1usize..12];
-    (1usize..12, 1usize..8, 1usize..24, line).prop_map(|(workers, window, destinations, line)| {
-        Size {
-            workers,
-            window,
-            destinations,
-            line,
-        }
+    let groups = prop_oneof![Just(0usize), 1usize..4];
+    let counts = (1usize..12, 1usize..8, 1usize..24, line, groups);
+    counts.prop_map(|(workers, window, destinations, line, groups)| Size {
+        workers,
+        window,
+        destinations,
+        line,
+        groups,
     })
 }
 
@@ -83,6 +84,7 @@ fn a_thousand_messages_to_one_dead_destination_delay_no_other() {
         window: 20,
         destinations: 50,
         line: 4096,
+        groups: 0,
     };
     let mut world = World::new(size, 7);
     world.slow = Some(0);
@@ -97,6 +99,67 @@ fn a_thousand_messages_to_one_dead_destination_delay_no_other() {
     assert!(others.iter().all(|m| m.attempts > 0));
 }
 
+// SC-2, SC-4, RT-7
+#[test]
+fn mail_for_hosts_that_have_all_their_connections_waits_unclaimed_and_goes_when_one_comes_back() {
+    let size = Size {
+        workers: 16,
+        window: 2,
+        destinations: 201,
+        line: 4096,
+        groups: 1,
+    };
+    let mut world = World::new(size, 2);
+    world.slow = Some(0);
+    world.drive();
+    // The first to go find the hosts of their domains, and take both connections for ten minutes.
+    world.apply(&Event::Submit(0, 2, 0));
+    world.advance(1_000);
+    assert_eq!(world.in_flight(0), 2);
+    for destination in 1..201 {
+        world.apply(&Event::Submit(destination, 2, 0));
+    }
+    // Each domain that is not known yet is tried once, and then knows that it has to wait.
+    world.advance(60_000);
+    let claims = world.diary.len();
+    let tried = world.messages[2..]
+        .iter()
+        .find(|m| m.state != State::Queued || m.attempts > 0);
+    assert!(
+        tried.is_none(),
+        "{tried:?} {:?}",
+        world.schedule.known(None).first()
+    );
+    let before = world.queries;
+    world.advance(400_000);
+    assert_eq!(world.diary.len(), claims, "nothing is claimed in vain");
+    assert_eq!(world.queries, before, "nor looked for");
+    assert_eq!(world.schedule.load().0, 2, "nobody is held");
+    world.advance(200_000);
+    let waits = world.messages[2..].iter().filter(|m| m.attempts == 0);
+    assert_eq!(waits.count(), 0, "all went once there was room");
+}
+
+// SC-2, PRC-8
+#[test]
+fn more_domains_of_one_host_than_are_remembered_go_all_the_same() {
+    let size = Size {
+        workers: 16,
+        window: 2,
+        destinations: 60,
+        line: 10,
+        groups: 1,
+    };
+    let mut world = World::new(size, 2);
+    world.slow = Some(99);
+    world.drive();
+    for destination in 0..60 {
+        world.apply(&Event::Submit(destination, 1, 0));
+    }
+    world.advance(30_000);
+    assert!(world.messages.iter().all(|m| m.attempts > 0));
+}
+
 // SC-2, SC-12
 #[test]
 fn a_full_line_and_paused_destinations_hide_nobody_and_are_not_read_again() {
@@ -105,6 +168,7 @@ fn a_full_line_and_paused_destinations_hide_nobody_and_are_not_read_again() {
         window: 2,
         destinations: 300,
         line: 60,
+        groups: 0,
     };
     let mut world = World::new(size, 3);
     for destination in 0..300 {
@@ -141,6 +205,7 @@ fn dead_world(messages: usize) -> World {
         window: 20,
         destinations: 2,
         line: 4096,
+        groups: 0,
     };
     let mut world = World::new(size, 11);
     world.drive();

@@ -139,7 +139,8 @@ impl Plan {
                 state: State::Queued,
                 attempts: 0,
                 last_attempt: None,
-                next_attempt,
+                // As before the claim: it is due since it came.
+                next_attempt: head.arrived,
                 destination: destination.clone(),
                 transport: None,
                 dialled: Vec::new(),
