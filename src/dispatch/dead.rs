@@ -4,23 +4,26 @@
 //! transaction at a time finds out whether it lives again, after 1, 2, 4 minutes and so on. Nothing is remembered of
 //! its messages, and nothing outlives the process: after a restart three attempts tell again.
 //!
-//! A transport that is broken (RO-8) is the same with other numbers: one attempt tells, and probes come at the first retry
-//! interval and not before, because only an operator can mend it.
+//! No probe is later than the first retry interval of the transport that its mail takes. A transport that is broken (RO-8)
+//! is the same with other numbers: one attempt tells, and probes come at that interval and not before, because only an operator can mend it.
 //!
 //! Two kinds of mail do not wait for a probe to succeed. What reaches its expiry has its last attempt then (RT-3, RT-4),
 //! and since that is an attempt like any other, it is the probe of that time. What an operator kicks makes a probe due.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
+use crate::config::Config;
+use crate::policy::retry::first_interval_at;
 use crate::store::DestinationKey;
 
 /// So many attempts in a row make a destination dead.
 const STRIKES: u32 = 3;
 
-/// The wait for the first probe; doubles up to the first retry interval.
+/// The wait for the first probe; doubles up to the first retry interval of its transport.
 const FIRST_WAIT: Duration = Duration::from_secs(60);
 
 /// However short the retry intervals are: a probe that fails at once must not keep the dispatcher busy.
@@ -86,8 +89,8 @@ pub struct Dead {
     entries: HashMap<DestinationKey, Entry>,
     /// Of those in [`Phase::Waiting`].
     timers: BTreeSet<(Timestamp, DestinationKey)>,
-    /// The first retry interval.
-    longest: Duration,
+    /// Has the retry intervals.
+    config: Arc<Config>,
     most: usize,
 }
 
@@ -136,11 +139,11 @@ enum Phase {
 
 impl Dead {
     /// Nothing is known.
-    pub fn new(first_interval: Duration) -> Dead {
+    pub fn new(config: Arc<Config>) -> Dead {
         Dead {
             entries: HashMap::new(),
             timers: BTreeSet::new(),
-            longest: first_interval.max(SHORTEST_WAIT),
+            config,
             most: MOST,
         }
     }
@@ -210,9 +213,10 @@ impl Dead {
         if !self.entries.contains_key(key) && !self.make_room() {
             return false;
         }
+        let longest = self.longest(key);
         let wait = match broken {
-            true => self.longest,
-            false => wait(0, self.longest),
+            true => longest,
+            false => wait(0, longest),
         };
         let entry = self.entries.entry(key.clone()).or_insert(Entry {
             strikes: 0,
@@ -301,16 +305,23 @@ impl Dead {
         }
     }
 
-    /// The first retry interval may have changed, or the clock gone back: no probe is later than that (RT-9).
-    pub fn set_longest(&mut self, first_interval: Duration, now: Timestamp) {
-        self.longest = first_interval.max(SHORTEST_WAIT);
-        self.kick_all(now.plus(self.longest));
+    /// No probe is later than its first retry interval from now (RT-9).
+    pub fn clock_went_back(&mut self, now: Timestamp) {
+        for key in self.keys() {
+            let longest = self.longest(&key);
+            self.kick(&key, now.plus(longest));
+        }
     }
 
-    /// Nothing is known any more, as after a change of the configuration.
-    pub fn clear(&mut self) {
+    /// Nothing is known any more: another configuration holds.
+    pub fn begin_anew(&mut self, config: Arc<Config>) {
+        self.config = config;
         self.entries.clear();
         self.timers.clear();
+    }
+
+    fn longest(&self, key: &DestinationKey) -> Duration {
+        first_interval_at(&self.config, key).max(SHORTEST_WAIT)
     }
 
     /// It has its place in the line, and what it finds there is a probe.
@@ -367,7 +378,7 @@ impl Dead {
 
     /// Nothing of a probe is under way any more, and it has not succeeded: the next one.
     pub fn probed(&mut self, key: &DestinationKey, now: Timestamp) {
-        let longest = self.longest;
+        let longest = self.longest(key);
         let Some(state) = self.state_mut(key) else {
             return;
         };
@@ -478,6 +489,8 @@ fn wait(failed: u32, longest: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Span;
+    use crate::smtp::address::Domain;
 
     fn key(n: usize) -> DestinationKey {
         DestinationKey(format!("d{n}.example").into())
@@ -487,9 +500,15 @@ mod tests {
         Timestamp::from_secs(secs)
     }
 
+    fn living(first_interval: u64) -> Dead {
+        let mut config = Config::default_for(Domain::parse("here.example").unwrap());
+        config.retry.intervals = vec![Span(Duration::from_secs(first_interval))];
+        Dead::new(Arc::new(config))
+    }
+
     /// The destination is dead since second 0, and that was told.
     fn dead(first_interval: u64) -> Dead {
-        let mut dead = Dead::new(Duration::from_secs(first_interval));
+        let mut dead = living(first_interval);
         for strike in 1..=STRIKES {
             assert_eq!(dead.strike(&key(0), "refused", at(0)), strike == STRIKES);
         }
@@ -514,7 +533,7 @@ mod tests {
     // SC-7
     #[test]
     fn three_attempts_in_a_row_make_it_dead_and_one_success_ends_it() {
-        let mut dead = Dead::new(Duration::from_secs(450));
+        let mut dead = living(450);
         for _ in 0..3 {
             assert!(!dead.strike(&key(0), "refused", at(1)));
             assert!(!dead.strike(&key(0), "refused", at(1)));
@@ -538,14 +557,14 @@ mod tests {
         assert_eq!(dead.next(), Some(at(60)));
         let times: Vec<i64> = (0..5).map(|_| probe(&mut dead)).collect();
         assert_eq!(times, [180, 420, 870, 1320, 1770]);
-        dead.set_longest(Duration::from_secs(10), at(1400));
-        assert_eq!(dead.next(), Some(at(1410)), "CFG-6");
+        dead.clock_went_back(at(1000));
+        assert_eq!(dead.next(), Some(at(1450)), "RT-9");
     }
 
     // RO-8
     #[test]
     fn one_attempt_tells_that_a_transport_is_broken_and_it_is_probed_once_per_first_interval() {
-        let mut dead = Dead::new(Duration::from_secs(450));
+        let mut dead = living(450);
         assert!(dead.broken(&key(0), "535 no", at(0)));
         assert!(!dead.broken(&key(0), "535 no", at(1)), "it is already");
         let Some(News::Dead(told)) = dead.quiet(&key(0), at(1)) else {

@@ -108,7 +108,7 @@ impl Schedule {
         Schedule {
             turns: Turns::new(workers, Windows::new(Arc::clone(&config)), most_waiting),
             scan: Scan::default(),
-            dead: Dead::new(first_interval(&config)),
+            dead: Dead::new(Arc::clone(&config)),
             blocks: Arc::new(Blocks::new(config, Vec::new(), Timestamp::default())),
             reload: true,
             has_read: false,
@@ -203,8 +203,7 @@ impl Schedule {
             self.latest = now;
             self.scan.again(now);
             self.wait = None;
-            let first = first_interval(self.blocks.config());
-            self.dead.set_longest(first, now);
+            self.dead.clock_went_back(now);
         }
         back
     }
@@ -219,9 +218,7 @@ impl Schedule {
         self.reload = false;
         if !Arc::ptr_eq(blocks.config(), self.blocks.config()) {
             // Other hosts, other routes: what was learned may be about something else (CFG-6).
-            self.dead.clear();
-            let first = first_interval(blocks.config());
-            self.dead.set_longest(first, now);
+            self.dead.begin_anew(Arc::clone(blocks.config()));
         }
         self.blocks = Arc::new(blocks);
         self.turns.set_config(self.blocks.config());
@@ -619,9 +616,4 @@ impl Schedule {
         }
         picks
     }
-}
-
-fn first_interval(config: &Config) -> Duration {
-    let first = config.retry.intervals.first();
-    first.map_or(Duration::MAX, |span| span.get())
 }

@@ -12,7 +12,7 @@
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::config::{Config, Retry, Span, TransportKind};
+use crate::config::{Config, Retry, Span, Transport, TransportKind};
 use crate::message::Head;
 use crate::policy::route::{RouteFacts, relay_of, route};
 use crate::store::{DestinationKey, RecipientRow};
@@ -211,6 +211,19 @@ pub fn longest_wait_of_all(config: &Config) -> Duration {
     let waits = own.chain([&config.retry]);
     let longest = waits.map(|retry| longest_wait(&retry.intervals, retry.jitter));
     longest.max().unwrap_or_default()
+}
+
+/// The first interval of what waits for this destination, without jitter: of its transport, or if it is the hosts of a
+/// domain, the shortest of the direct transports, which share those.
+pub fn first_interval_at(config: &Config, destination: &DestinationKey) -> Duration {
+    let first = |retry: &Retry| retry.intervals.first().map_or(Duration::MAX, |s| s.get());
+    if let Some(transport) = relay_of(destination) {
+        return first(config.retry_of(transport));
+    }
+    let direct = |transport: &Transport| transport.kind == TransportKind::Direct;
+    let own = config.own_retries().filter(|(transport, _)| direct(transport));
+    own.map(|(_, own)| first(own))
+        .fold(first(&config.retry), Duration::min)
 }
 
 /// The longest wait that `intervals` and `jitter` can ask for.
@@ -487,6 +500,21 @@ mod tests {
         };
         let keys = ["relay:f", "dest.example", "relay:gone"];
         assert_eq!(keys.map(hours), [1, 2, 3]);
+    }
+
+    // CFG-19, SC-7
+    #[test]
+    fn the_first_interval_at_a_destination_is_that_of_what_can_go_there() {
+        let config = with_transports(
+            "[retry]\nintervals = [\"30m\"]\n[[transport]]\nname = \"f\"\nkind = \"fail\"\nintervals = [\"90m\"]\n\
+             [[transport]]\nname = \"d\"\nkind = \"direct\"\nintervals = [\"20m\", \"1m\"]",
+        );
+        let minutes = |key: &str| {
+            let first = first_interval_at(&config, &DestinationKey(key.into()));
+            first.as_secs() / 60
+        };
+        let keys = ["relay:f", "dest.example", "relay:gone"];
+        assert_eq!(keys.map(minutes), [90, 20, 30]);
     }
 
     // RT-3
