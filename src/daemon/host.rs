@@ -361,6 +361,12 @@ impl control::Host for Host {
             "Sessions of clients that hand in mail.",
             self.sessions(),
         );
+        text.one(
+            "limits_learned",
+            Kind::Gauge,
+            "Destinations whose connection window was made smaller by a refusal, or set by an operator.",
+            going.learned,
+        );
         let name = "destinations";
         text.family(
             name,

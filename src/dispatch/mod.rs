@@ -69,6 +69,8 @@ pub struct Snapshot {
     pub pauses: Vec<(PauseScope, Pause)>,
     /// Destinations that are dead (SC-7).
     pub dead: usize,
+    /// Destinations whose window a refusal or an operator has made what it is (SC-6).
+    pub learned: usize,
 }
 
 /// One active destination.

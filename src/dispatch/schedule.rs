@@ -60,10 +60,8 @@ pub struct Known {
     pub key: DestinationKey,
     /// All with the same hosts, whose window it shares (SC-4).
     pub group: Option<DestinationKey>,
-    /// Its transactions in flight.
+    /// Its transactions in flight; of a group those of all in it.
     pub in_flight: usize,
-    /// Whether it has due mail that waits for its turn.
-    pub waits: bool,
     /// Most connections that it may have now.
     pub window: usize,
     /// Most that it may ever have.
@@ -441,8 +439,10 @@ impl Schedule {
         }
         let known = |key: &DestinationKey| Known {
             key: key.clone(),
-            in_flight: active.get(key).map_or(0, |active| active.in_flight),
-            waits: active.get(key).is_some_and(|active| active.waits),
+            in_flight: match active.get(key) {
+                Some(active) => active.in_flight,
+                None => self.turns.in_flight_at(key),
+            },
             group: Some(windows.home(key)).filter(|home| *home != key).cloned(),
             window: windows.size(key),
             connections: windows.limits(key).connections,
@@ -549,6 +549,11 @@ impl Schedule {
         let wait = FIRST_BACKOFF.saturating_mul(1 << self.faults.min(5));
         self.faults = self.faults.saturating_add(1);
         self.wait = Some(now.plus(wait.min(LONGEST_BACKOFF)));
+    }
+
+    /// Destinations whose window a refusal or an operator has made what it is (OBS-6).
+    pub fn learned(&self) -> usize {
+        self.turns.windows().learned()
     }
 
     /// Transactions in flight and most at once.

@@ -306,6 +306,7 @@ impl Shared {
             .collect();
         let blocks = Arc::clone(state.schedule.blocks());
         let dead = state.schedule.dead().count();
+        let learned = state.schedule.learned();
         drop(state);
         destinations.sort_by(|a, b| a.key.cmp(&b.key));
         Snapshot {
@@ -314,6 +315,7 @@ impl Shared {
             destinations,
             pauses: blocks.pauses().to_vec(),
             dead,
+            learned,
         }
     }
 

@@ -308,6 +308,11 @@ impl Turns {
         self.members.get(key).map_or(0, |member| member.in_flight)
     }
 
+    /// Transactions in flight of all that have this home.
+    pub fn in_flight_at(&self, home: &DestinationKey) -> usize {
+        self.homes.get(home).map_or(0, |home| home.in_flight)
+    }
+
     /// Whether it has nothing in flight, and no place in the line or the hands of the driver.
     pub fn is_quiet(&self, key: &DestinationKey) -> bool {
         !self.members.contains_key(key)

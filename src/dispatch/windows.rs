@@ -275,6 +275,12 @@ impl Windows {
         self.entries.keys()
     }
 
+    /// How many of them were taught something, or told by an operator.
+    pub fn learned(&self) -> usize {
+        let taught = |window: &&Window| !window.is_plain();
+        self.entries.values().filter(taught).count()
+    }
+
     /// Makes it possible to remember one more: forgets the older half of those that had nothing to learn, or if there are
     /// none, of all.
     fn make_room(&mut self) {

@@ -221,7 +221,9 @@ pub fn first_interval_at(config: &Config, destination: &DestinationKey) -> Durat
         return first(config.retry_of(transport));
     }
     let direct = |transport: &Transport| transport.kind == TransportKind::Direct;
-    let own = config.own_retries().filter(|(transport, _)| direct(transport));
+    let own = config
+        .own_retries()
+        .filter(|(transport, _)| direct(transport));
     own.map(|(_, own)| first(own))
         .fold(first(&config.retry), Duration::min)
 }

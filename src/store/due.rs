@@ -22,6 +22,17 @@ pub struct DueDestination {
     pub row: i64,
 }
 
+/// What is queued at a destination.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueuedAt {
+    /// Recipients that are due.
+    pub due: usize,
+    /// Those that are not yet.
+    pub later: usize,
+    /// The earliest due time.
+    pub next: Option<Timestamp>,
+}
+
 /// A due recipient with the facts that routing needs.
 #[derive(Clone, Debug)]
 pub struct DueRecipient {
@@ -75,6 +86,22 @@ impl Store {
         Ok(found)
     }
 
+    /// How many recipients are queued at a destination, for listings; of those that are due and of the others no more than
+    /// `most` are looked at.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn queued_at(
+        &self,
+        destination: &DestinationKey,
+        now: Timestamp,
+        most: usize,
+    ) -> Result<QueuedAt, StoreError> {
+        self.inner
+            .readers
+            .read(|conn| queued(conn, destination, now, most))
+    }
+
     /// Due recipients of one destination that have reached their expiry, in the order of [`Store::due`], and when the first
     /// of the others may do so. `lifetimes` are the shortest there, and `expiry_of` is asked for what has reached those.
     /// Costs a look at each queued row of the destination.
@@ -113,6 +140,13 @@ const FIND: &str = "SELECT id FROM destination WHERE key = ?1";
 /// The first row of the next priority level: one seek.
 pub(super) const LEVEL: &str = "SELECT rank FROM recipient INDEXED BY recipient_due \
     WHERE state = 0 AND destination = ?1 AND rank > ?2 ORDER BY rank LIMIT 1";
+
+/// What is due of one level.
+const DUE_OF_LEVEL: &str = "SELECT next_attempt FROM recipient INDEXED BY recipient_due \
+    WHERE state = 0 AND destination = ?1 AND rank = ?2 AND next_attempt <= ?3 ORDER BY next_attempt LIMIT ?4";
+/// What is due later.
+const LATER_OF_LEVEL: &str = "SELECT next_attempt FROM recipient INDEXED BY recipient_due \
+    WHERE state = 0 AND destination = ?1 AND rank = ?2 AND next_attempt > ?3 ORDER BY next_attempt LIMIT ?4";
 
 /// Due rows of one level, in the order of the index.
 pub(super) fn rows_sql() -> String {
@@ -266,6 +300,45 @@ pub(super) fn at_expiry(
     let next: Option<i64> = next.query_row(facts, |row| row.get(0)).map_err(sql)?;
     let next = next.map(Timestamp::from_millis);
     Ok((found, next.into_iter().chain(later).min(), damaged))
+}
+
+/// Queued recipients of a destination, by whether they are due; of each no more than `most` are looked at. Reads only.
+pub(super) fn queued(
+    conn: &Connection,
+    key: &DestinationKey,
+    now: Timestamp,
+    most: usize,
+) -> Result<QueuedAt, StoreError> {
+    let mut queued = QueuedAt::default();
+    let Some(destination) = find(conn, key)? else {
+        return Ok(queued);
+    };
+    let mut read = || {
+        let mut level = conn.prepare_cached(LEVEL)?;
+        let mut due = conn.prepare_cached(DUE_OF_LEVEL)?;
+        let mut later = conn.prepare_cached(LATER_OF_LEVEL)?;
+        let mut next = |rank| {
+            let found = level.query_row([destination, rank], |row| row.get(0));
+            found.optional()
+        };
+        let mut rank: Option<i64> = next(i64::MIN)?;
+        while let Some(at) = rank {
+            for (count, statement) in [(&mut queued.due, &mut due), (&mut queued.later, &mut later)]
+            {
+                let left = i64::try_from(most.saturating_sub(*count)).unwrap_or(i64::MAX);
+                let mut rows = statement.query([destination, at, now.millis(), left])?;
+                while let Some(row) = rows.next()? {
+                    *count += 1;
+                    let at = Timestamp::from_millis(row.get(0)?);
+                    queued.next = Some(queued.next.map_or(at, |next| next.min(at)));
+                }
+            }
+            rank = next(at)?;
+        }
+        Ok(())
+    };
+    read().map_err(sql)?;
+    Ok(queued)
 }
 
 /// The row of a destination, if it was ever used.

@@ -80,7 +80,7 @@ pub use change::{Actor, Change, ChangeReport, ChangedRow};
 pub use check::{Checked, Soundness};
 pub use claim::{ClaimAction, ClaimRequest, Claimed};
 pub use content::{ContentReader, Staged};
-pub use due::{DueDestination, DueRecipient};
+pub use due::{DueDestination, DueRecipient, QueuedAt};
 pub use error::{OpenError, StoreError};
 pub use notice::{DelayNoted, NoticeKind};
 pub use pause::{Pause, PauseScope};

@@ -9,6 +9,7 @@ mod client;
 mod config;
 mod control;
 mod dead;
+mod destinations;
 mod dispatch;
 mod dkim;
 mod dns;

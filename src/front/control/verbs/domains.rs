@@ -1,13 +1,24 @@
 //! `domains` (CTL-16).
 
+use std::collections::BTreeSet;
+
 use super::Call;
+use crate::clock::Timestamp;
 use crate::dispatch::Known;
 use crate::front::control::filter::Args;
 use crate::front::control::output::{Done, Record, Reply, Stop};
 use crate::log::Line;
 use crate::policy::route::{direct_destination, named_destination};
 use crate::smtp::address::AddressDomain;
-use crate::store::DestinationKey;
+use crate::store::{DestinationKey, QueuedAt};
+
+/// Recipients that are counted at one destination, of those that are due and of the others.
+const MOST: usize = 10_000;
+
+/// Destinations that are listed because they have mail alone, those first that have some due first.
+const OTHERS: usize = 1000;
+
+const STATES: [&str; 3] = ["ok", "dead", "broken"];
 
 pub(super) fn domains(
     call: &Call<'_>,
@@ -23,7 +34,13 @@ pub(super) fn domains(
     })?;
     let pin = args.flag("pin")?;
     let clear = args.flag("clear")?;
+    let state = args.read("state", "ok, dead or broken", |text| {
+        STATES.into_iter().find(|state| *state == text)
+    })?;
     args.finish()?;
+    if state.is_some() && (set.is_some() || pin || clear) {
+        return Err(Stop::usage("state is for listing"));
+    }
     let key = match (domain, transport) {
         (Some(_), Some(_)) => return Err(Stop::usage("transport or domain, not both")),
         (Some(domain), None) => Some(direct_destination(&domain)),
@@ -31,7 +48,7 @@ pub(super) fn domains(
         (None, None) => None,
     };
     match (key, set.is_some() || pin, clear) {
-        (key, false, false) => list(call, key.as_ref(), reply),
+        (key, false, false) => list(call, key.as_ref(), state, reply),
         (Some(key), true, false) => set_window(call, &key, set, pin),
         (Some(key), false, true) => clear_window(call, &key),
         (Some(_), true, true) => Err(Stop::usage("set and pin, or clear")),
@@ -44,32 +61,56 @@ pub(super) fn domains(
 fn list(
     call: &Call<'_>,
     key: Option<&DestinationKey>,
+    state: Option<&str>,
     reply: &mut Reply<'_>,
 ) -> Result<Done, Stop> {
-    let known = call.control.host.known(key);
-    for known in &known {
-        reply.record(&record(known))?;
+    let control = call.control;
+    let mut all = control.host.known(key);
+    if key.is_none() {
+        // Others that have mail: nothing is known of them but that.
+        let listed: BTreeSet<DestinationKey> = all.iter().map(|one| one.key.clone()).collect();
+        let with_mail = control
+            .store
+            .due_destinations(Timestamp::MAX, None, OTHERS)?;
+        let others = with_mail
+            .into_iter()
+            .filter(|one| !listed.contains(&one.key));
+        for other in others {
+            let known = control.host.known(Some(&other.key));
+            all.extend(known.into_iter().filter(|one| one.key == other.key));
+        }
+        all.sort_by(|a, b| a.key.cmp(&b.key));
     }
-    Ok(Done::Count(known.len() as u64, None))
+    all.retain(|known| state.is_none_or(|state| state_of(known) == state));
+    for known in &all {
+        let queued = control.store.queued_at(&known.key, call.now, MOST)?;
+        reply.record(&record(known, &queued))?;
+    }
+    Ok(Done::Count(all.len() as u64, None))
 }
 
-fn record(known: &Known) -> Record {
-    let state = match &known.dead {
+fn state_of(known: &Known) -> &'static str {
+    match &known.dead {
         Some(dead) if dead.broken => "broken",
         Some(_) => "dead",
         None => "ok",
-    };
+    }
+}
+
+fn record(known: &Known, queued: &QueuedAt) -> Record {
     let learned = known.learned.as_ref();
     let cause = learned.and_then(|learned| learned.cause.as_ref());
     let dead = known.dead.as_ref();
     Record::new()
         .text("destination", &known.key)
-        .text("state", state)
+        .text("state", state_of(known))
         .maybe("group", known.group.as_ref())
         .number("window", known.window as i64)
         .number("connections", known.connections as i64)
         .number("in-flight", known.in_flight as i64)
-        .text("due", if known.waits { "yes" } else { "no" })
+        .number("due", queued.due as i64)
+        .number("waiting", queued.later as i64)
+        .maybe("next", queued.next)
         .maybe("pinned", learned.filter(|l| l.pinned).map(|_| "yes"))
         .maybe("cause", cause.map(|cause| &cause.text))
         .maybe("learned", cause.map(|cause| cause.at))
