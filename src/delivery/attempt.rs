@@ -360,7 +360,7 @@ impl Attempt<'_> {
                 &self.content,
                 &self.limits,
                 total,
-                &|| self.running.may_send_dot(),
+                &|| self.running.before_dot(&self.parts.store),
             );
             // DV-6: the wait for the dot's reply does not count.
             self.end = self.end.put_off(carried.waited_for_dot);

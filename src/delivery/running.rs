@@ -9,11 +9,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::outcome::Break;
 use crate::clock::Timestamp;
 use crate::dispatch::Permit;
 use crate::message::{Head, QueueId};
 use crate::policy::failure::Stage;
-use crate::store::{DestinationKey, RecipientRow};
+use crate::store::{DestinationKey, Mark, RecipientRow, Store};
 
 /// A transaction under way.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ pub struct Running {
     pub random: f64,
     ledger: Mutex<Ledger>,
     permit: Mutex<Option<Permit>>,
+    /// Its dot, once it may be out.
+    mark: Mutex<Option<Mark>>,
 }
 
 #[derive(Debug)]
@@ -140,6 +143,49 @@ impl Running {
     pub fn place(&self) -> (Stage, String, Option<SocketAddr>) {
         let ledger = self.lock();
         (ledger.stage, ledger.host.clone(), ledger.address)
+    }
+
+    /// Asks for leave to send the dot, and writes down that it may be out.
+    ///
+    /// # Errors
+    /// It must not be sent: its recipients were taken away (PRC-2), or nothing would say after a crash that it may have
+    /// been.
+    pub fn before_dot(&self, store: &Store) -> Result<(), Break> {
+        {
+            let mut mark = self.mark.lock().unwrap_or_else(PoisonError::into_inner);
+            if mark.is_none() {
+                // SC-10: it is the same for all of them.
+                let before = self.rows.first().map_or(0, |row| row.attempts);
+                let written = store.dot(self.head.id, before + 1);
+                *mark = Some(written.map_err(Break::Content)?);
+            }
+        }
+        self.may_send_dot().then_some(()).ok_or(Break::Cut)
+    }
+
+    /// An outcome could not be committed: what is written of its dot must stay.
+    pub fn keep_mark(&self) {
+        self.mark
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+    }
+
+    /// All outcomes are committed: its dot is no longer of interest.
+    fn let_go_of_mark(&self) {
+        let mark = self
+            .mark
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        // Whatever was not taken to be settled may be out; after a cut whoever has taken it is not done.
+        let ledger = self.lock();
+        if let Some(mark) = mark
+            && ledger.phase == Phase::Working
+            && !ledger.open.contains(&true)
+        {
+            mark.settled();
+        }
     }
 
     /// Whether the dot may be sent; if so, only the worker can settle until [`Running::dot_answered`].
@@ -255,6 +301,7 @@ pub struct Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
+        self.running.let_go_of_mark();
         self.registry.lock().running.remove(&self.number);
     }
 }
@@ -303,6 +350,7 @@ impl Registry {
                 dialled: Vec::new(),
             }),
             permit: Mutex::new(Some(begun.permit)),
+            mark: Mutex::default(),
             head: begun.head,
             rows: begun.rows,
             transport: begun.transport,

@@ -203,8 +203,8 @@ impl Session {
         self.idle_since = Instant::now();
     }
 
-    /// Carries out one transaction. `before_dot` is asked when all but the end of the content is out; when it says no,
-    /// the dot is not sent (PRC-2). `total` is the limit up to the last octet of the dot (CL-9).
+    /// Carries out one transaction. `before_dot` is asked when all but the end of the content is out; when it fails,
+    /// the dot is not sent (PRC-2, Q-26). `total` is the limit up to the last octet of the dot (CL-9).
     pub fn carry<'a>(
         mut self,
         mail: &Mail<'_>,
@@ -212,7 +212,7 @@ impl Session {
         content: &Content,
         limits: &Limits,
         total: Deadline,
-        before_dot: &dyn Fn() -> bool,
+        before_dot: &dyn Fn() -> Result<(), Break>,
     ) -> Carried {
         let began = Instant::now();
         let mut transaction = self.ready.begin(mail, recipients);
@@ -297,7 +297,7 @@ impl Course<'_> {
     fn run(
         &mut self,
         content: &Content,
-        before_dot: &dyn Fn() -> bool,
+        before_dot: &dyn Fn() -> Result<(), Break>,
         waited_for_dot: &mut Duration,
     ) -> Result<(), Break> {
         let (limits, total) = (self.limits, self.total);
@@ -328,7 +328,7 @@ impl Course<'_> {
     fn send_content(
         &mut self,
         content: &Content,
-        before_dot: &dyn Fn() -> bool,
+        before_dot: &dyn Fn() -> Result<(), Break>,
     ) -> Result<bool, Break> {
         let mut serialiser = Serialiser::new();
         let mut pieces = content.read().map_err(Break::Content)?;
@@ -354,9 +354,7 @@ impl Course<'_> {
             }
         }
         block.extend_from_slice(serialiser.finish());
-        if !before_dot() {
-            return Err(Break::Cut);
-        }
+        before_dot()?;
         Ok(self.write(&block)?
             && self
                 .stream

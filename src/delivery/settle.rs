@@ -485,6 +485,7 @@ fn persist<T>(
             told = true;
         }
         if !passing || !parts.pause(SETTLE_AGAIN) {
+            running.keep_mark();
             return None;
         }
     }

@@ -12,6 +12,7 @@ use rusqlite::Connection;
 use super::backup::{self, BackupError};
 use super::check::{self, Checked, Checker};
 use super::checkpoint::{self, Checkpointer};
+use super::dots::{self, Before, Dots};
 use super::fault::{Fault, Trouble};
 use super::open::{self, Files, Role};
 use super::readers::Readers;
@@ -33,6 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) struct Inner {
     requests: Sender<Job>,
     pub(super) readers: Readers,
+    pub(super) dots: Arc<Dots>,
     pub(super) shared: Arc<Shared>,
     pub(super) clock: Clock,
     pub(super) database: std::path::PathBuf,
@@ -74,17 +76,20 @@ impl Inner {
         }))
         .map_err(|error| OpenError::System(error.to_string()))?;
         let recovery = {
-            let again = match recover(&conn, clock, &shared, settings)? {
+            let before = dots::read(&files.database);
+            let again = match recover(&conn, clock, &shared, settings, &before)? {
                 Ok(recovery) => Ok(recovery),
                 // ST-6: what was in flight is an outcome too.
                 Err(StoreError::Full(why)) if shared.space.give_up(&why) => {
-                    recover(&conn, clock, &shared, settings)?
+                    recover(&conn, clock, &shared, settings, &before)?
                 }
                 Err(error) => Err(error),
             };
             again.map_err(|error| OpenError::System(error.to_string()))?
         };
         shared.metrics.orphans(recovery.orphan_chunks);
+        // Only now: no claim needs the one of the run before any more.
+        let dots = Arc::new(Dots::begin(&files.database));
         let readers = Readers::open(&files.database)?;
         let (gates, asked) = bounded(1);
         let checkpointer = Checkpointer {
@@ -119,6 +124,7 @@ impl Inner {
         let inner = Inner {
             requests,
             readers,
+            dots,
             shared,
             clock: clock.clone(),
             database: files.database.clone(),
@@ -256,10 +262,11 @@ fn recover(
     clock: &Clock,
     shared: &Arc<Shared>,
     settings: &Settings,
+    before: &Before,
 ) -> Result<Result<Recovery, StoreError>, OpenError> {
     let mut writer = Writer::new(conn, clock.clone(), Arc::clone(shared))
         .map_err(|error| OpenError::Refused(error.to_string()))?;
-    let error = match writer.recover(settings.in_doubt) {
+    let error = match writer.recover(settings.in_doubt, before) {
         Ok(recovery) => return Ok(Ok(recovery)),
         Err(Fault::Sql(error)) => Trouble::of(conn, &error).answer,
         Err(fault) => fault.into_answer(),

@@ -322,6 +322,7 @@ pub(super) fn show(conn: &Connection, id: QueueId) -> Result<Option<Shown>, Stor
                 ordinal: recipient.attempts,
                 started: recipient.last_attempt.unwrap_or_default(),
                 result: None,
+                cut_off: false,
                 in_doubt: false,
                 operator: None,
             });

@@ -36,6 +36,7 @@ mod check;
 mod checkpoint;
 mod claim;
 mod content;
+mod dots;
 mod due;
 mod errno;
 mod error;
@@ -80,6 +81,7 @@ pub use change::{Actor, Change, ChangeReport, ChangedRow};
 pub use check::{Checked, Soundness};
 pub use claim::{ClaimAction, ClaimRequest, Claimed};
 pub use content::{ContentReader, Staged};
+pub use dots::Mark;
 pub use due::{DueDestination, DueRecipient, QueuedAt};
 pub use error::{OpenError, StoreError};
 pub use notice::{DelayNoted, NoticeKind};
@@ -101,6 +103,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Clock;
+use crate::message::QueueId;
 use crate::metrics::Metrics;
 use handle::Inner;
 use request::{Answer, Op};
@@ -187,6 +190,16 @@ impl Store {
     /// [`StoreError::Busy`] while another check runs; [`StoreError`] if it cannot begin.
     pub fn check(&self, quick: bool, each: &mut dyn FnMut(Checked)) -> Result<(), StoreError> {
         self.inner.check(quick, each)
+    }
+
+    /// The final dot of this attempt for the message, counted from 1, may be out from now on: written for a start after the sudden end of this
+    /// process, without a sync. Whoever has committed the outcome lets go of it with [`Mark::settled`].
+    ///
+    /// # Errors
+    /// [`StoreError::Full`]: the dot must not be sent, for nothing would say that it may have been.
+    pub fn dot(&self, id: QueueId, attempt: u32) -> Result<Mark, StoreError> {
+        let marked = self.inner.dots.mark(id, attempt);
+        marked.map_err(|error| StoreError::Full(error.to_string()))
     }
 
     /// A number that changes with whatever the store is asked for.

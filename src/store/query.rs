@@ -114,6 +114,8 @@ pub struct ShownAttempt {
     /// `None` while it runs or when a crash cut it off.
     pub result: Option<Attempt>,
     /// A crash cut it off.
+    pub cut_off: bool,
+    /// It did, and the message may have been delivered.
     pub in_doubt: bool,
     /// What an operator did instead, with the uid: `canceled by operator`.
     pub operator: Option<String>,

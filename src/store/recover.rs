@@ -4,6 +4,7 @@
 use rusqlite::params;
 
 use super::change::Ended;
+use super::dots::Before;
 use super::fault::Fault;
 use super::rows::{self, Kind};
 use super::settle::{End, Ends, Found, Wish};
@@ -12,6 +13,9 @@ use super::{Doubt, State};
 use crate::clock::Timestamp;
 use crate::log::Line;
 use crate::message::{QueueId, RecipientId};
+
+/// What the record of an attempt says that was cut off before its dot.
+const NOT_SENT: &str = "the message was not sent";
 
 /// Rows per page.
 const STEP: i64 = 1000;
@@ -28,8 +32,10 @@ pub enum InDoubt {
 /// What recovery found at start; all of it is logged by the daemon.
 #[derive(Clone, Debug, Default)]
 pub struct Recovery {
-    /// Recipients that were claimed when the last run ended.
+    /// Recipients that were claimed when the last run ended, and may have been delivered.
     pub in_doubt: Vec<RecipientId>,
+    /// Those that were claimed and cannot have been: their dot was not sent.
+    pub cut_off: Vec<RecipientId>,
     /// Messages held because their row or content is damaged.
     pub damaged: Vec<QueueId>,
     /// Messages held because they were claimed at too many deaths of the process.
@@ -40,7 +46,11 @@ pub struct Recovery {
 
 impl Writer<'_> {
     /// One transaction: a crash during recovery leaves it to the next start.
-    pub(super) fn recover(&mut self, in_doubt: InDoubt) -> Result<Recovery, Fault> {
+    pub(super) fn recover(
+        &mut self,
+        in_doubt: InDoubt,
+        before: &Before,
+    ) -> Result<Recovery, Fault> {
         self.sql.begin.execute([])?;
         let mut found = Recovery::default();
         let died = self
@@ -48,7 +58,7 @@ impl Writer<'_> {
             .query_row("SELECT clean = 0 FROM queue WHERE one = 1", [], |row| {
                 row.get(0)
             })?;
-        let told = self.recover_claimed(in_doubt, died, &mut found)?;
+        let told = self.recover_claimed(in_doubt, before, died, &mut found)?;
         found.orphan_chunks = self.count_orphans()?;
         self.conn.execute("UPDATE unowned SET kind = 1", [])?;
         self.correct_destinations()?;
@@ -64,10 +74,11 @@ impl Writer<'_> {
         Ok(found)
     }
 
-    /// whatever was claimed may have been sent.
+    /// whatever was claimed may have been sent, but for what is known not to have come to its dot.
     fn recover_claimed(
         &mut self,
         in_doubt: InDoubt,
+        before: &Before,
         died: bool,
         found: &mut Recovery,
     ) -> Result<Told, Fault> {
@@ -100,10 +111,17 @@ impl Writer<'_> {
                     poison = Some((message, reason));
                 }
                 let reason = poison.as_ref().and_then(|(_, reason)| reason.as_deref());
-                let state = self.put_in_doubt(&recipient, in_doubt, reason, &mut ended)?;
+                let sent = before.may_be_out(message, recipient.attempts);
+                let in_doubt = sent.then_some(in_doubt);
+                let state = self.cut_off(&recipient, in_doubt, reason, &mut ended)?;
                 if let Ok(id) = rows::recipient_id(row) {
-                    found.in_doubt.push(id);
-                    told.in_doubt.push((id, state));
+                    let (found, told) = if sent {
+                        (&mut found.in_doubt, &mut told.in_doubt)
+                    } else {
+                        (&mut found.cut_off, &mut told.cut_off)
+                    };
+                    found.push(id);
+                    told.push((id, state));
                 }
             }
         }
@@ -120,14 +138,15 @@ impl Writer<'_> {
         Ok(told)
     }
 
-    /// The state that it has now.
-    fn put_in_doubt(
+    /// What becomes of a claim: in doubt, or without any, as nothing of it was sent. The state that it has now.
+    fn cut_off(
         &mut self,
         found: &Found,
-        in_doubt: InDoubt,
+        in_doubt: Option<InDoubt>,
         poison: Option<&str>,
         ended: &mut Ends,
     ) -> Result<State, Fault> {
+        let doubt = in_doubt.map(|_| rows::doubt_code(Some(Doubt::InDoubt)));
         // the record of the attempt that was cut off.
         let started = found.last_attempt.unwrap_or(0);
         let cut_off = Kind::CutOff as i64;
@@ -136,14 +155,14 @@ impl Writer<'_> {
             found.attempts,
             cut_off,
             started,
-            None::<String>,
+            doubt.is_none().then_some(NOT_SENT),
             None::<i64>
         ])?;
         if matches!(found.wish, Wish::Drop | Wish::Fail) {
             let end = End {
                 state: State::Dropped,
                 blocker: "",
-                doubt: rows::doubt_code(Some(Doubt::InDoubt)),
+                doubt: doubt.unwrap_or(found.doubt),
                 transport: None,
                 dialled: None,
                 unconfirmed: false,
@@ -155,27 +174,31 @@ impl Writer<'_> {
         let hold = match (poison, wished, in_doubt) {
             (Some(reason), _, _) => Some(reason.to_owned()),
             (None, Some(reason), _) => Some(reason),
-            (None, None, InDoubt::Hold) => Some("in doubt: claimed when the daemon died".into()),
-            (None, None, InDoubt::Retry) => None,
+            (None, None, Some(InDoubt::Hold)) => {
+                Some("in doubt: claimed when the daemon died".into())
+            }
+            (None, None, Some(InDoubt::Retry) | None) => None,
         };
         let state = if hold.is_some() {
             State::Held
         } else {
             State::Queued
         };
-        let blocker = hold
-            .as_deref()
-            .unwrap_or("in doubt: the daemon died during the attempt");
+        let blocker = hold.as_deref().unwrap_or(if doubt.is_some() {
+            "in doubt: the daemon died during the attempt"
+        } else {
+            "the daemon died during the attempt, before the message was sent"
+        });
         let code = rows::state_code(state);
         // RT-5: due after the back-off that the claim recorded.
         let now = self.now().millis();
         self.sql
             .doubt
-            .execute(params![found.id, code, blocker, now])?;
+            .execute(params![found.id, code, blocker, now, doubt])?;
         self.touched.insert(found.destination);
         self.tally.claimed -= 1;
         self.tally.count(code, 1);
-        self.tally.doubt += i64::from(found.doubt == 0);
+        self.tally.doubt += i64::from(doubt.is_some() && found.doubt == 0);
         Ok(state)
     }
 
@@ -228,6 +251,7 @@ impl Writer<'_> {
 #[derive(Default)]
 struct Told {
     in_doubt: Vec<(RecipientId, State)>,
+    cut_off: Vec<(RecipientId, State)>,
     ended: Vec<Ended>,
 }
 
@@ -242,6 +266,13 @@ impl Told {
                 .key("doubt", Doubt::InDoubt)
                 .peer("reason", "the daemon ended during an attempt")
                 .warn();
+        }
+        for (recipient, state) in &self.cut_off {
+            Line::new(state.word())
+                .key("qid", recipient.message)
+                .num("rcpt", recipient.number)
+                .peer("reason", "the daemon ended before the message was sent")
+                .info();
         }
         for ended in &self.ended {
             Line::new("done")

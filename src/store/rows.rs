@@ -440,7 +440,8 @@ pub(super) fn attempt(row: &Row<'_>) -> Result<ShownAttempt, Damage> {
         ordinal,
         started,
         result: None,
-        in_doubt: kind == Kind::CutOff as i64,
+        cut_off: kind == Kind::CutOff as i64,
+        in_doubt: kind == Kind::CutOff as i64 && get::<Option<String>>(row, 18)?.is_none(),
         operator: None,
     };
     if kind == Kind::Operator as i64 {

@@ -95,7 +95,7 @@ statements! {
     /// What was claimed when the last run ended.
     claimed: "SELECT id FROM recipient INDEXED BY recipient_state WHERE state = 1 AND state < 3 AND id > ?1 \
         ORDER BY id LIMIT ?2";
-    doubt: "UPDATE recipient SET state = ?2, doubt = 1, blocker = ?3, wish = 0, wish_text = NULL, wish_uid = NULL, \
+    doubt: "UPDATE recipient SET state = ?2, doubt = coalesce(?5, doubt), blocker = ?3, wish = 0, wish_text = NULL, wish_uid = NULL, \
         delay_due = coalesce(delay_due, ?4) WHERE id = ?1";
     /// Latest due first: what a backward step of the clock left too far ahead.
     far_ahead: "SELECT r.id, r.next_attempt, r.state, r.destination, r.last_attempt, m.arrived \

@@ -99,6 +99,7 @@ fn an_attempt_that_a_crash_cut_off_waits_its_back_off() {
     let office = Office::open(4);
     let id = office.send(&["bob@dest.example"]);
     drop(office.take_of(id)); // claimed, and never settled
+    let _out = office.queue.store.dot(id, 1).unwrap();
     let (office, recovery) = office.crash();
     assert_eq!(recovery.in_doubt.len(), 1);
     office.expect_nothing();

@@ -162,6 +162,7 @@ fn what_was_claimed_at_a_crash_is_in_doubt_and_due_after_its_back_off() {
     let later = start().plus(minutes(8));
     let id = queue.add_claimed("bob@dest.example", later);
     let other = queue.add(&["eve@dest.example"]);
+    let _out = queue.store.dot(id, 1).unwrap();
     let (queue, recovery) = queue.crash();
     assert_eq!(recovery.in_doubt.len(), 1);
     assert_eq!(recovery.in_doubt[0].to_string(), format!("{id}/1"));
@@ -185,15 +186,47 @@ fn what_was_claimed_at_a_crash_is_in_doubt_and_due_after_its_back_off() {
     assert_eq!(queue.store.stats().unwrap().in_doubt, 0);
 }
 
+// Q-26, RT-5
+#[test]
+fn what_was_claimed_at_a_crash_and_had_not_come_to_its_dot_is_an_ordinary_retry() {
+    let queue = Queue::new();
+    let later = start().plus(minutes(8));
+    let id = queue.add_claimed("bob@dest.example", later);
+    // Its outcome was recorded: the place of its dot is another's.
+    let done = queue.add_claimed("eve@dest.example", later);
+    let mark = queue.store.dot(done, 1).unwrap();
+    queue.settle(done, 1, Verdict::Delivered);
+    mark.settled();
+    let (queue, recovery) = queue.crash();
+    assert!(recovery.in_doubt.is_empty());
+    assert_eq!(recovery.cut_off.len(), 1);
+    assert_eq!(recovery.cut_off[0].to_string(), format!("{id}/1"));
+    let shown = queue.store.show(id).unwrap().unwrap();
+    let row = &shown.recipients[0];
+    assert_eq!((row.state, row.doubt), (State::Queued, None));
+    assert_eq!((row.attempts, row.next_attempt), (1, later));
+    assert!(shown.attempts[0].cut_off && !shown.attempts[0].in_doubt);
+    assert_eq!(queue.store.stats().unwrap().in_doubt, 0);
+    // The dots of the run before are forgotten once they were read.
+    queue.store.claim(vec![claim(id, &[1], 1, later)]).unwrap();
+    let _out = queue.store.dot(id, 2).unwrap();
+    let (queue, recovery) = queue.crash();
+    assert_eq!(recovery.in_doubt.len(), 1);
+    assert_eq!(queue.store.stats().unwrap().in_doubt, 1);
+}
+
 //
 #[test]
 fn what_was_claimed_at_a_crash_is_held_where_the_operator_wants_it() {
     let mut queue = Queue::new();
     queue.settings.in_doubt = InDoubt::Hold;
     let id = queue.add_claimed("bob@dest.example", start());
+    let _out = queue.store.dot(id, 1).unwrap();
+    let not_sent = queue.add_claimed("eve@dest.example", start());
     let (queue, recovery) = queue.crash();
     assert_eq!(recovery.in_doubt.len(), 1);
     assert_eq!(states(&queue, id), [State::Held]);
+    assert_eq!(states(&queue, not_sent), [State::Queued]);
     assert_eq!(change(&queue, &by_id(id), &Change::Release), (1, 0));
     assert_eq!(states(&queue, id), [State::Queued]);
 }

@@ -324,12 +324,24 @@ impl World {
 
     fn crash(self) -> World {
         let World { queue, mut model } = self;
+        // The dots of every second message may be out.
+        let sent = |id: QueueId| id.get() % 2 == 0;
+        let mut marks = Vec::new();
+        for ((id, _), recipient) in &model {
+            if recipient.state == State::Claimed && sent(*id) {
+                marks.push(queue.store.dot(*id, recipient.attempts).unwrap());
+            }
+        }
         let (queue, recovery) = queue.crash();
-        let mut doubtful = 0;
-        for recipient in model.values_mut() {
+        let (mut doubtful, mut cut_off) = (0, 0);
+        for ((id, _), recipient) in &mut model {
             if recipient.state == State::Claimed {
-                doubtful += 1;
-                recipient.doubt = true;
+                if sent(*id) {
+                    doubtful += 1;
+                    recipient.doubt = true;
+                } else {
+                    cut_off += 1;
+                }
                 recipient.state = match recipient.wish.take() {
                     None => State::Queued,
                     Some(Wish::Hold) => State::Held,
@@ -337,7 +349,10 @@ impl World {
                 };
             }
         }
-        assert_eq!(recovery.in_doubt.len(), doubtful);
+        assert_eq!(
+            (recovery.in_doubt.len(), recovery.cut_off.len()),
+            (doubtful, cut_off)
+        );
         World { queue, model }
     }
 

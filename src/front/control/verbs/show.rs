@@ -162,7 +162,7 @@ fn attempt_record(id: QueueId, shown: &ShownAttempt) -> Record {
             .maybe("doubt", risk.then_some("may-be-sent-twice"))
             .text("text", &attempt.text);
     } else if shown.operator.is_none() {
-        record = record.text("result", if shown.in_doubt { "cut-off" } else { "running" });
+        record = record.text("result", if shown.cut_off { "cut-off" } else { "running" });
     }
     if shown.in_doubt {
         record = record.text("doubt", "in-doubt");
