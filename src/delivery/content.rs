@@ -34,8 +34,7 @@ impl Content {
             None => {
                 let mut reader = store.content(head.id)?;
                 let first = reader.next_chunk()?.unwrap_or_default();
-                let stored = head.size.saturating_sub(head.added_header.len() as u64);
-                if first.len() as u64 == stored {
+                if first.len() as u64 == head.content_size() {
                     Body::Whole(first.into())
                 } else {
                     Body::Stored(store.clone())

@@ -18,6 +18,8 @@ pub struct Job {
     pub rows: Vec<RecipientRow>,
     /// The transport that the route named.
     pub transport: String,
+    /// The content, if it is small and came with the rows.
+    pub content: Option<Arc<[u8]>>,
 }
 
 /// Recipients of one message that wait in the wrong group.
@@ -114,6 +116,7 @@ impl Grouping<'_> {
                         head,
                         rows: Vec::new(),
                         transport: together.3.clone(),
+                        content: None,
                     });
                     batch.jobs.len() - 1
                 }

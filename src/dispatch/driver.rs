@@ -19,7 +19,7 @@ use crate::log::Line;
 use crate::message::Head;
 use crate::policy::limit::limits;
 use crate::policy::retry::{Lifetimes, Terms, longest_wait_of_all};
-use crate::store::{ClaimAction, ClaimRequest, DueRecipient, RecipientRow, StoreError};
+use crate::store::{ClaimAction, ClaimRequest, Contents, DueRecipient, RecipientRow, StoreError};
 
 /// Longest sleep while mail waits for its time, so that a step of the wall clock is noticed (RT-9). Waking to look at
 /// the clock makes no query.
@@ -230,14 +230,24 @@ impl Driver {
     /// Reads the due rows for a pick.
     fn find(&self, pick: &Pick, blocks: &Blocks, now: Timestamp) -> Looked {
         let store = &self.shared.store;
-        let usual = |limit| store.due(&pick.key, now, limit);
+        let mut contents = Contents::new();
+        let usual = |limit| {
+            let (rows, found) = store.due_with_content(&pick.key, now, limit)?;
+            contents = found;
+            Ok(rows)
+        };
         let mut expiry = None;
         let found = match pick.probe {
             None => gather(pick, blocks, pick.slots, usual),
             Some(probe) => self.find_probe(pick, probe, blocks, now, &mut expiry),
         };
         let (batch, trouble) = match found {
-            Ok(batch) => (batch, false),
+            Ok(mut batch) => {
+                for job in &mut batch.jobs {
+                    job.content = contents.get(&job.head.id).cloned();
+                }
+                (batch, false)
+            }
             Err(error) => {
                 Line::new("not-read")
                     .key("destination", &pick.key)
@@ -315,7 +325,7 @@ impl Driver {
             recipients,
             destination: pick.key.clone(),
             transport: job.transport,
-            content: None,
+            content: job.content,
             claimed_at: now,
             permit: Permit::new(&self.shared, &pick.key),
         })

@@ -19,7 +19,7 @@ pub struct Transaction {
     pub destination: DestinationKey,
     /// The name of the transport that the route named.
     pub transport: String,
-    /// The content, if it is small and still warm (design.md 12).
+    /// The content, if it is small and came with the message or with the other rows (design.md 12).
     pub content: Option<Arc<[u8]>>,
     /// When it was claimed.
     pub claimed_at: Timestamp,

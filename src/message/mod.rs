@@ -161,6 +161,11 @@ impl Head {
             extras: Vec::new(),
         }
     }
+
+    /// The octets of the content as it stands in the store, without `added_header`.
+    pub fn content_size(&self) -> u64 {
+        self.size.saturating_sub(self.added_header.len() as u64)
+    }
 }
 
 /// A recipient as it is handed in.

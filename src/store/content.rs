@@ -1,18 +1,55 @@
-//! Content: staged ahead in pieces, read back chunk by chunk (Q-7, ST-17).
+//! Content: staged ahead in pieces, read back chunk by chunk (Q-7, ST-17), or together with others if it is small.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use rusqlite::OptionalExtension;
+use rusqlite::{Connection, OptionalExtension};
 
 use super::accept::CHUNK;
 use super::handle::Inner;
 use super::request::Op;
 use super::rows::{self, row_id};
-use super::{Store, StoreError, fault};
+use super::{DueRecipient, Store, StoreError, fault};
 use crate::message::QueueId;
 
 /// Octets per [`Staged::append`].
 const PIECE: usize = 1 << 20;
+
+/// Content of at most so many octets is small: however many transactions wait for a worker, what waits with them is bounded.
+const SMALL: u64 = 16 << 10;
+
+/// Most octets of small content that are read together.
+const TOGETHER: u64 = 1 << 20;
+
+const ONE_CHUNK: &str = "SELECT data FROM chunk WHERE id = ?1";
+
+/// Small content by its message, without the added header.
+pub type Contents = HashMap<QueueId, Arc<[u8]>>;
+
+/// The content of those of these messages whose content is small, as far as it can be read and is whole.
+pub(super) fn small(conn: &Connection, of: &[DueRecipient]) -> Contents {
+    let mut contents = Contents::new();
+    let Ok(mut chunk) = conn.prepare_cached(ONE_CHUNK) else {
+        return contents;
+    };
+    let mut left = TOGETHER;
+    for DueRecipient { head, .. } in of {
+        let size = head.content_size();
+        if size > SMALL.min(left) || contents.contains_key(&head.id) {
+            continue;
+        }
+        let data = chunk.query_row([row_id(head.id, 0)], |row| {
+            Ok(Arc::from(row.get_ref(0)?.as_blob()?))
+        });
+        if let Ok(data) = data
+            && <[u8]>::len(&data) as u64 == size
+        {
+            left -= size;
+            contents.insert(head.id, data);
+        }
+    }
+    contents
+}
 
 impl Store {
     /// Begins the content of a message that is larger than one chunk; its pieces are committed ahead.
@@ -177,7 +214,7 @@ impl ContentReader {
     fn chunk(&self) -> Result<Option<Vec<u8>>, StoreError> {
         let row = row_id(self.id, self.next);
         self.store.readers.read(|conn| {
-            conn.prepare_cached("SELECT data FROM chunk WHERE id = ?1")
+            conn.prepare_cached(ONE_CHUNK)
                 .and_then(|mut statement| statement.query_row([row], |row| row.get(0)).optional())
                 .map_err(|error| fault::answer_for(&error))
         })

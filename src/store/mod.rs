@@ -80,7 +80,7 @@ pub use backup::BackupError;
 pub use change::{Actor, Change, ChangeReport, ChangedRow};
 pub use check::{Checked, Soundness};
 pub use claim::{ClaimAction, ClaimRequest, Claimed};
-pub use content::{ContentReader, Staged};
+pub use content::{ContentReader, Contents, Staged};
 pub use dots::Mark;
 pub use due::{DueDestination, DueRecipient, QueuedAt};
 pub use error::{OpenError, StoreError};

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // an answer that is no answer is a failed test
 
+mod handed;
 mod model;
 
 use std::sync::Arc;
