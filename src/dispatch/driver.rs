@@ -58,8 +58,9 @@ impl Driver {
         // A clock that was put right while the daemon was down (RT-9).
         self.recall(self.shared.clock.now());
         loop {
-            let now = self.shared.clock.now();
             let mut state = self.shared.lock();
+            // Under the lock: nobody can have told of a later time, unless the clock went back.
+            let now = self.shared.clock.now();
             if state.stopping {
                 return;
             }

@@ -69,6 +69,12 @@ impl Scan {
 
     /// Mail will be due at `at`, in the future.
     pub fn ahead(&mut self, at: Timestamp) {
+        let (State::Sweeping { to, .. } | State::Swept((to, _)) | State::Resting((to, _))) =
+            self.state;
+        if at <= to {
+            // The clock is behind what was searched, and may be beyond it again when somebody looks (RT-9).
+            return self.again(at);
+        }
         self.next = Some(self.next.map_or(at, |next| next.min(at)));
     }
 
@@ -233,6 +239,19 @@ mod tests {
             after: None,
         };
         assert_eq!(scan.read(at(60)), expected);
+    }
+
+    // RT-9
+    #[test]
+    fn what_is_told_behind_the_place_is_found_from_the_start_however_late_it_is_then() {
+        let mut scan = rested(at(100), None);
+        scan.ahead(at(50));
+        assert_eq!(scan.wake(), Some(at(50)));
+        let expected = Read::Page {
+            to: at(110),
+            after: None,
+        };
+        assert_eq!(scan.read(at(110)), expected);
     }
 
     #[test]

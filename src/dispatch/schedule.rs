@@ -85,7 +85,7 @@ pub struct Schedule {
     /// After faults of the store: how many in a row, and until when to wait.
     faults: u32,
     wait: Option<Timestamp>,
-    /// The latest `now` seen, to notice a clock that went back.
+    /// The latest `now` that anybody told, to notice a clock that went back.
     latest: Timestamp,
     /// Counts claims and slots given back, for the watchdog.
     progress: u64,
@@ -121,7 +121,7 @@ impl Schedule {
 
     /// What to do now.
     pub fn step(&mut self, now: Timestamp) -> Step {
-        self.latest = self.latest.max(now);
+        self.saw(now);
         if self.turns.take_seeks() {
             self.scan.again(now);
         }
@@ -194,6 +194,12 @@ impl Schedule {
         }
     }
 
+    /// The clock showed this, to whoever it was: what was put off from then on is put off too long if it goes back (RT-9),
+    /// and the dispatcher may have slept all the while.
+    fn saw(&mut self, now: Timestamp) {
+        self.latest = self.latest.max(now);
+    }
+
     /// Whether the clock has gone back behind a time already seen; forgets it by that, and looks at everything again.
     pub fn clock_went_back(&mut self, now: Timestamp) -> bool {
         let back = now < self.latest;
@@ -242,6 +248,7 @@ impl Schedule {
 
     /// The same for more destinations than anybody wants to name.
     pub fn kick_all(&mut self, at: Timestamp, now: Timestamp) {
+        self.saw(now);
         self.dead.kick_all(at.max(now));
         self.reload();
     }
@@ -258,6 +265,7 @@ impl Schedule {
 
     /// Mail of `key` is due at `at`.
     pub fn due(&mut self, key: &DestinationKey, at: Timestamp, now: Timestamp) {
+        self.saw(now);
         if at > now {
             self.scan.ahead(at);
         } else if self.blocks.group(key).is_some() {
@@ -271,6 +279,7 @@ impl Schedule {
 
     /// A slot for mail that is just being accepted.
     pub fn reserve(&mut self, key: &DestinationKey, now: Timestamp) -> bool {
+        self.saw(now);
         !self.reload
             && self.wait.is_none()
             && self.scan.is_current(now)
@@ -299,6 +308,7 @@ impl Schedule {
         ran: bool,
         now: Timestamp,
     ) -> bool {
+        self.saw(now);
         self.progress += 1;
         let (reached, strike, broken) = match &feedback {
             Some(feedback) => (

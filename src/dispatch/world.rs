@@ -39,6 +39,8 @@ enum Event {
     Resume,
     /// The wall clock moves by so many seconds.
     Step(i32),
+    /// It is put forward by so many seconds, and so many milliseconds later back by as many.
+    Astray(u32, u32),
     /// The next so many commits fail.
     Fault(u8),
     Advance(u32),
@@ -630,6 +632,11 @@ impl World {
                 self.pauses.clear();
                 self.schedule.reload();
                 self.poke();
+            }
+            Event::Astray(secs, millis) => {
+                self.wall += i64::from(secs) * 1000;
+                self.advance(millis.into());
+                self.wall -= i64::from(secs) * 1000;
             }
             Event::Step(secs) => self.wall = (self.wall + i64::from(secs) * 1000).max(0),
             Event::Fault(count) => self.faults = count,

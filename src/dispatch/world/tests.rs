@@ -17,6 +17,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (proptest::option::of(0usize..40), ms).prop_map(|(d, ms)| Event::Pause(d, ms)),
         1 => Just(Event::Resume),
         1 => prop_oneof![-90_000i32..90_000, -5i32..5].prop_map(Event::Step),
+        1 => (1u32..90_000, 1u32..60_000).prop_map(|(secs, ms)| Event::Astray(secs, ms)),
         1 => (1u8..6).prop_map(Event::Fault),
         1 => (1u32..600).prop_map(Event::Lifetime),
         2 => (0usize..40).prop_map(Event::Down),
@@ -47,12 +48,19 @@ fn size() -> impl Strategy<Value = Size> {
     })
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: 96,
+/// Enough worlds for every day; `PROPTEST_CASES` asks for more.
+fn worlds() -> ProptestConfig {
+    let asked = std::env::var_os("PROPTEST_CASES").is_some();
+    let default = ProptestConfig::default();
+    ProptestConfig {
+        cases: if asked { default.cases } else { 96 },
         failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
+        ..default
+    }
+}
+
+proptest! {
+    #![proptest_config(worlds())]
 
     // RT-12, SC-1, SC-2, SC-3, SC-7, SC-11
     #[test]
@@ -255,4 +263,59 @@ fn mail_for_a_dead_destination_ends_at_its_expiry_and_not_much_later() {
     world.advance(2 * 3_600_000);
     assert_eq!(open(&world), 0, "the last attempts go side by side");
     world.finish();
+}
+
+// SC-7, RT-9
+#[test]
+fn a_clock_that_is_put_forward_and_back_while_the_dispatcher_sleeps_puts_no_probe_off() {
+    let mut world = World::new(
+        Size {
+            workers: 1,
+            window: 5,
+            destinations: 1,
+            line: 4096,
+            groups: 0,
+        },
+        1,
+    );
+    world.drive();
+    world.apply(&Event::Down(0));
+    world.apply(&Event::Submit(0, 5, 0));
+    let until = |world: &mut World, done: fn(&World) -> bool| {
+        while !done(world) {
+            let at = world.next_happening().expect("there is mail");
+            world.advance(at - world.mono);
+        }
+    };
+    // The third attempt is under way, and the dispatcher sleeps until the first message is due again.
+    until(&mut world, |world| world.messages[2].attempts > 0);
+    world.apply(&Event::Step(3600));
+    until(&mut world, |world| world.schedule.dead().is_dead(&key(0)));
+    world.apply(&Event::Step(-3600));
+    world.advance(LONGEST_SLEEP);
+    let latest = world.now().plus(world.config.retry.intervals[0].get());
+    let dead = world.schedule.dead().get(&key(0)).expect("it is dead");
+    assert!(dead.probe.is_none_or(|at| at <= latest), "{dead:?}");
+    world.finish();
+}
+
+// SC-2, RT-9
+#[test]
+fn mail_told_of_while_the_clock_was_back_is_found_after_it_came_forward_again() {
+    let size = Size {
+        workers: 5,
+        window: 1,
+        destinations: 17,
+        line: 4096,
+        groups: 0,
+    };
+    let events = [
+        Event::Pause(Some(0), 1),
+        Event::Fault(3),
+        Event::Submit(2, 2, 0),
+        Event::Astray(48, 755),
+        Event::Submit(3, 1, 1),
+        Event::Astray(47, 8000),
+    ];
+    run(size, 0, &events);
 }
