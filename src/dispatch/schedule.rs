@@ -341,8 +341,10 @@ impl Schedule {
 
     /// It lives, and all that has waited goes. Whether it was dead.
     pub fn revive(&mut self, key: &DestinationKey, now: Timestamp) -> bool {
+        let since = self.dead.get(key).map(|dead| dead.since);
         let (was_dead, news) = self.dead.reached(key, now);
-        if was_dead && self.turns.revive(key, news.is_some()) {
+        let since = since.filter(|_| news.is_some());
+        if was_dead && self.turns.revive(key, since) {
             self.lessons.push(key.clone());
         }
         if was_dead {

@@ -194,11 +194,12 @@ impl Turns {
         }
     }
 
-    /// It was dead and lives again. With `anew` its window begins anew too (SC-7). Whether something was learned before.
-    pub fn revive(&mut self, key: &DestinationKey, anew: bool) -> bool {
-        let learned = self.change_window(key, |windows| anew && windows.forget(key));
+    /// It was dead and lives again. With the time since when, its window begins anew too (SC-7). Whether something was
+    /// learned before.
+    pub fn revive(&mut self, key: &DestinationKey, since: Option<Timestamp>) -> bool {
+        let forget = |windows: &mut Windows| since.is_some_and(|at| windows.forget(key, at));
         self.go_home(key);
-        learned
+        self.change_window(key, forget)
     }
 
     /// Transactions in flight.

@@ -196,10 +196,11 @@ impl Windows {
         (window.size, changed)
     }
 
-    /// It begins anew. Whether it had learned something.
-    pub fn forget(&mut self, key: &DestinationKey) -> bool {
-        let window = self.entries.get(self.home(key));
-        if window.is_some_and(|window| window.pinned) {
+    /// It was dead since then and lives: its window begins anew (SC-7), unless others with the same hosts got through in the
+    /// meantime: then those were never dead, and what they taught holds (SC-4). Whether it had learned something.
+    pub fn forget(&mut self, key: &DestinationKey, since: Timestamp) -> bool {
+        let holds = |window: &Window| window.pinned || window.success.is_some_and(|at| at > since);
+        if self.entries.get(self.home(key)).is_some_and(holds) {
             return false;
         }
         self.clear(key)
@@ -519,7 +520,7 @@ mod tests {
             before.get(&key()).unwrap().cause
         );
         assert_eq!(succeed(&mut after, 1000, 20), 3);
-        assert!(after.forget(&key()), "it was dead and lives");
+        assert!(after.forget(&key(), at(2)), "it was dead and lives");
         assert_eq!((after.size(&key()), after.to_keep(&key())), (2, None));
     }
 
@@ -530,7 +531,7 @@ mod tests {
         assert_eq!(windows.set(&key(), Some(7), true, at(1)), 7);
         succeed(&mut windows, 1000, 20);
         windows.heard(&key(), 7, &refusal("421 too many", false), at(1));
-        assert!(!windows.forget(&key()));
+        assert!(!windows.forget(&key(), at(2)));
         assert_eq!(windows.size(&key()), 7);
         assert!(windows.to_keep(&key()).unwrap().pinned);
         assert!(windows.clear(&key()));
@@ -563,6 +564,27 @@ mod tests {
         );
         assert_eq!(windows.set(&other, Some(6), false, at(2)), 6);
         assert_eq!((windows.size(&key()), windows.home(&key())), (6, &group));
+    }
+
+    // SC-4, SC-5, SC-7
+    #[test]
+    fn the_window_of_hosts_is_kept_when_one_domain_lives_again_and_others_got_through_all_the_while()
+     {
+        let mut windows = windows(2, 20);
+        let (other, group) = (
+            DestinationKey("other.example".into()),
+            DestinationKey("mx:mx.provider.example".into()),
+        );
+        windows.join(&key(), &group);
+        windows.join(&other, &group);
+        windows.heard(&other, 5, &refusal("421 too many", false), at(1));
+        let learned = (windows.size(&other), windows.to_keep(&other));
+        windows.heard(&other, 1, &success(), at(11));
+        assert!(!windows.forget(&key(), at(10)));
+        assert_eq!((windows.size(&other), windows.to_keep(&other)), learned);
+        // Nobody got through since: the hosts were dead, not the domain.
+        assert!(windows.forget(&key(), at(11)));
+        assert_eq!((windows.size(&other), windows.to_keep(&other)), (2, None));
     }
 
     // PRC-8

@@ -1,5 +1,6 @@
 //! What is demanded of the line.
 
+use super::super::permit::PushBack;
 use super::home::{QUICK, SPAN};
 use super::*;
 use crate::smtp::address::Domain;
@@ -146,4 +147,43 @@ fn the_line_is_bounded() {
     assert!((0..MOST_WAITING).all(|n| turns.offer(&key(n))));
     assert!(!turns.offer(&key(MOST_WAITING)));
     assert!(turns.offer(&key(7)), "it is there already");
+}
+
+// SC-4, SC-7
+#[test]
+fn one_domain_that_lives_again_resets_the_window_of_its_hosts_only_if_nobody_got_through() {
+    for through in [true, false] {
+        let mut turns = Turns::new(16, windows(6), MOST_WAITING);
+        let group = DestinationKey("mx:mx.example".into());
+        for n in 0..2 {
+            turns.join_group(&key(n), &group);
+        }
+        let busy = Feedback {
+            push_back: Some(PushBack {
+                text: "421 too many".to_owned(),
+                unreached: false,
+            }),
+            ..Feedback::default()
+        };
+        let good = Feedback {
+            reached_mail: true,
+            ..Feedback::default()
+        };
+        turns.offer(&key(1));
+        assert_eq!(turns.serve().map(|pick| pick.slots), Some(6));
+        turns.served(&key(1), 4, Left::Nothing, false);
+        turns.release(&key(1), Some(&busy), false, now());
+        if through {
+            let later = now().plus(std::time::Duration::from_secs(2));
+            turns.take(&key(1), 1);
+            turns.release(&key(1), Some(&good), false, later);
+        }
+        assert_eq!(turns.window_of(&key(1)), 3);
+        turns.offer_wide(&key(0));
+        let since = now().plus(std::time::Duration::from_secs(1));
+        assert_eq!(turns.revive(&key(0), Some(since)), !through);
+        let expected = if through { 3 } else { 6 };
+        assert_eq!(turns.window_of(&key(0)), expected);
+        assert_eq!(turns.window_of(&key(1)), expected, "at once");
+    }
 }
