@@ -41,6 +41,8 @@ for waiting in "$@"; do
   rm -rf "$dir"
   mkdir -p "$dir/queue"
   "$ROOT/$fill" fill="$waiting" size=512 dir="$dir/queue" || die "cannot fill a queue"
+  # What was filled in is on disk, so that no request waits for its writing.
+  sync -f "$dir/queue"
   chown -R "$RUN_USER:$RUN_GROUP" "$dir"
   base=$(taken)
   python3 "$BENCH/watch.py" "$D/sink.out" $((base + 1)) 60 0 >"$D/watch" &
