@@ -2,6 +2,7 @@
 
 use super::pattern::DomainPattern;
 use super::table::table;
+use super::units::{RateLimit, Span};
 use super::value::within;
 
 /// Most that `connections` and `initial` may be.
@@ -16,8 +17,13 @@ table! {
         initial: usize = "2", within(1, MOST);
         /// Most recipients of one transaction (RFC 5321 §4.5.3.1.8: a host takes 100 at least).
         recipients: usize = "100", within(1, MOST);
+        /// Most messages to one destination in a time: `"60/1m"` lets 60 go at once, and after them one a second; `""`: any
+        /// number.
+        rate: RateLimit = "\"\"";
+        /// Least time between new connections to one destination; a session that is kept and used again is none.
+        dial_interval: Span = "\"0s\"";
     }
-    later ["rate", "dial_interval", "per_address_day"]
+    later ["per_address_day"]
 }
 
 table! {
@@ -31,8 +37,12 @@ table! {
         initial: Option<usize> = (unset), within_if_given;
         /// Most recipients of one transaction.
         recipients: Option<usize> = (unset), within_if_given;
+        /// Most messages in a time; `""`: any number, whatever `[limits]` says.
+        rate: Option<RateLimit> = (unset);
+        /// Least time between new connections.
+        dial_interval: Option<Span> = (unset);
     }
-    later ["rate", "dial_interval", "per_address_day"]
+    later ["per_address_day"]
 }
 
 fn some(patterns: &[DomainPattern]) -> Result<(), String> {

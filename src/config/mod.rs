@@ -51,8 +51,8 @@ pub use route::Route;
 pub use secret::Secret;
 pub use table::Setting;
 pub use tls::{Tls, TlsMemory, TlsPolicy, TlsVersion, TlsWanted};
-pub use transport::{Line, OwnRetry, RelayHost, Transport, TransportKind};
-pub use units::{Rate, Size, Span};
+pub use transport::{Line, OwnLimits, OwnRetry, RelayHost, Transport, TransportKind};
+pub use units::{Rate, RateLimit, Size, Span};
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;

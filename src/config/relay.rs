@@ -70,10 +70,6 @@ pub struct Relay {
     pub redial: u32,
     /// Whether it is tried out at the start.
     pub probe: StartProbe,
-    /// Most connections at once; `None`: as `[limits]` has it.
-    pub connections: Option<usize>,
-    /// Most recipients of one transaction; the same.
-    pub recipients: Option<usize>,
     /// Who we are there, and whom we believe. Sessions are shared only between equals (CL-25); none for a relay that
     /// needs neither, so that nothing is compared there.
     pub access: Option<Arc<Access>>,
@@ -112,8 +108,6 @@ impl Relay {
             danger_accept_invalid_certs: false,
             redial: 5,
             probe: StartProbe::Off,
-            connections: None,
-            recipients: None,
             access: None,
         }
     }

@@ -15,6 +15,7 @@ use super::relay::{Access, HostOrder, Login, Relay, RelayTls, StartProbe};
 use super::retry::Retry;
 use super::secret::Secret;
 use super::table::{Fault, Table, table, words};
+use super::units::{RateLimit, Span};
 use super::value::{Value, absolute_if_any, parsed, quoted, socket_path, within};
 use crate::smtp::address::Domain;
 use crate::smtp::reply::ReplyCode;
@@ -34,6 +35,21 @@ pub struct Transport {
     pub line: Option<Arc<Line>>,
     /// When its mail is tried again, where that is not what `[retry]` says; `None`: in nothing.
     pub retry: Option<Arc<OwnRetry>>,
+    /// What bounds its mail, where that is not what `[limits]` says.
+    pub limits: OwnLimits,
+}
+
+/// `[limits]` of one transport (CFG-19); `None`: as there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OwnLimits {
+    /// Most connections at once.
+    pub connections: Option<usize>,
+    /// Most recipients of one transaction.
+    pub recipients: Option<usize>,
+    /// Most messages in a time.
+    pub rate: Option<RateLimit>,
+    /// Least time between new connections.
+    pub dial_interval: Option<Span>,
 }
 
 /// `[retry]` of one transport (CFG-19).
@@ -240,10 +256,14 @@ table! {
         /// Kind relay: whether it is tried out at each start: `"off"`, `"warn"`, which only logs, or `"require"`: without a
         /// host that works there is no start.
         probe: StartProbe = "\"off\"";
-        /// Kind relay: most connections to it at once; not set: as in `[limits]`.
+        /// Most connections to it at once; not set: as in `[limits]`, and so are the three below.
         connections: Option<usize> = (unset), within_if_given;
-        /// Kind relay: most recipients of one transaction; not set: as in `[limits]`.
+        /// Most recipients of one transaction.
         recipients: Option<usize> = (unset), within_if_given;
+        /// Most messages in a time; `""`: any number.
+        rate: Option<RateLimit> = (unset);
+        /// Least time between new connections to it.
+        dial_interval: Option<Span> = (unset);
         /// Kind fail: a reply code, 4yz to try again later, 5yz to fail for good.
         code: u16 = "554", within(400, 599);
         /// Kind fail: the words for the sender, one line.
@@ -258,7 +278,7 @@ table! {
         overrides: Vec<(&'static str, String)> = Vec::new();
     }
     later [
-        "rate", "dial_interval", "command", "timeout",
+        "command", "timeout",
         "line_end", "temporary_exits", "path", "url", "authorization", "to", "allow", "smtp_port", "allow_private",
         "address_literals",
     ]
@@ -442,6 +462,12 @@ impl TransportTable {
                     overrides: of_retry,
                 })
             }),
+            limits: OwnLimits {
+                connections: self.connections,
+                recipients: self.recipients,
+                rate: self.rate,
+                dial_interval: self.dial_interval,
+            },
         })
     }
 
@@ -511,8 +537,6 @@ impl TransportTable {
             danger_accept_invalid_certs: self.danger_accept_invalid_certs,
             redial: self.redial,
             probe: self.probe,
-            connections: self.connections,
-            recipients: self.recipients,
             access: (access != Access::default()).then(|| Arc::new(access)),
         })
     }
@@ -535,8 +559,6 @@ impl TransportTable {
             ("danger_auth_without_tls", self.danger_auth_without_tls),
             ("redial", self.redial != defaults.redial),
             ("probe", self.probe != defaults.probe),
-            ("connections", self.connections.is_some()),
-            ("recipients", self.recipients.is_some()),
         ];
         match given.iter().find(|(_, given)| *given) {
             Some(("hosts", _)) => Err(("hosts", "only a relay has hosts")),
@@ -550,6 +572,10 @@ impl From<&Transport> for TransportTable {
     fn from(transport: &Transport) -> TransportTable {
         let mut table = TransportTable::defaults();
         table.name.clone_from(&transport.name);
+        table.connections = transport.limits.connections;
+        table.recipients = transport.limits.recipients;
+        table.rate = transport.limits.rate;
+        table.dial_interval = transport.limits.dial_interval;
         table.kind = match &transport.kind {
             TransportKind::Direct => KindWord::Direct,
             TransportKind::Relay(relay) if relay.lmtp => KindWord::Lmtp,
@@ -568,8 +594,6 @@ impl From<&Transport> for TransportTable {
             table.danger_accept_invalid_certs = relay.danger_accept_invalid_certs;
             table.redial = relay.redial;
             table.probe = relay.probe;
-            table.connections = relay.connections;
-            table.recipients = relay.recipients;
             if let Some(access) = &relay.access {
                 table.ca_file.clone_from(&access.ca_file);
             }

@@ -186,6 +186,25 @@ impl fmt::Display for Rate {
     }
 }
 
+/// A rate that bounds something; `""`: nothing does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RateLimit(pub Option<Rate>);
+
+impl Value for RateLimit {
+    /// Where it may be left out, `""` says something else than nothing.
+    const TEXT: bool = false;
+
+    fn read(value: &Spanned<DeValue<'_>>) -> Result<RateLimit, Fault> {
+        Option::<Rate>::read(value).map(RateLimit)
+    }
+
+    fn show(&self) -> Option<String> {
+        Some(quoted(
+            &self.0.map(|rate| rate.to_string()).unwrap_or_default(),
+        ))
+    }
+}
+
 macro_rules! values {
     ($($ty:ty: $wanted:literal),*) => {$(
         impl Value for $ty {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::events::{Ask, Asking};
 use super::keys;
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, ConfigError, Listen, ListenAddress, Live, TransportKind};
 use crate::delivery::{Doing, Probe, Trial, Workers};
 use crate::dispatch::dead::DeadDestination;
@@ -304,6 +304,10 @@ impl control::Host for Host {
 
     fn dead(&self, destination: &DestinationKey) -> Option<DeadDestination> {
         self.dispatcher.dead(destination)
+    }
+
+    fn limit(&self, destination: &DestinationKey) -> Option<(String, Option<Timestamp>)> {
+        self.dispatcher.limit(destination)
     }
 
     fn running(&self) -> Vec<Doing> {

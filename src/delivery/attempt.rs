@@ -57,7 +57,7 @@ pub(super) struct Attempt<'a> {
     /// What the store remembers of the domain, however old.
     pub(super) remembered: MemoryFacts,
     pub(super) context: tls::Context,
-    feedback: Feedback,
+    pub(super) feedback: Feedback,
     /// A host refused us while it had others of our sessions.
     crowded: bool,
 }
@@ -147,9 +147,10 @@ pub(super) fn attempt(parts: &Parts, running: &Running, warm: Option<Arc<[u8]>>)
     walk.set_out_by(line.clone());
     if matches!(target, Target::Domain(_)) {
         let names = walk.host_names();
-        let group = route::hosts_destination(names.iter().map(String::as_str).collect());
-        // RT-7: others with the same hosts have all their connections. It is due as it was, so that the dispatcher, which
-        // knows the hosts now, keeps it in mind until one of those comes back.
+        let like = &running.rows[0].destination;
+        let group = route::hosts_destination(like, names.iter().map(String::as_str).collect());
+        // RT-7: others with the same hosts have all their connections, or as many messages as they may have now. It is due
+        // as it was, so that the dispatcher, which knows the hosts now, keeps it in mind until it may go.
         if !names.is_empty() && !running.enter(&group) {
             let due = running.rows[0].next_attempt;
             give_back(parts, running, &running.take(&rows), due);

@@ -99,8 +99,24 @@ impl Running {
 
     /// Takes a place in the window of the hosts that were found. `false`: there is none now (SC-4).
     pub fn enter(&self, group: &DestinationKey) -> bool {
+        let mut permit = self.permit.lock().unwrap_or_else(PoisonError::into_inner);
+        permit.as_mut().is_none_or(|permit| permit.enter(group))
+    }
+
+    /// Whether a new connection may be made now; with `further` it is made in any case (SC-8).
+    pub fn may_dial(&self, further: bool) -> bool {
         let permit = self.permit.lock().unwrap_or_else(PoisonError::into_inner);
-        permit.as_ref().is_none_or(|permit| permit.enter(group))
+        permit
+            .as_ref()
+            .is_none_or(|permit| permit.may_dial(further))
+    }
+
+    /// Recipients were given back without an attempt.
+    pub fn untried(&self) {
+        let mut permit = self.permit.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(permit) = permit.as_mut() {
+            permit.untried();
+        }
     }
 
     /// Whether other transactions to the same destination are with the workers too.

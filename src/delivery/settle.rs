@@ -187,6 +187,7 @@ pub(super) fn give_back(parts: &Parts, running: &Running, rows: &[usize], due: T
         return;
     }
     let id = running.head.id;
+    running.untried();
     let put_back = persist(parts, running, || {
         parts.store.unclaim(id, &numbers, due, None)
     });

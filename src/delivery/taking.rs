@@ -114,6 +114,9 @@ impl Attempt<'_> {
                     (session, total)
                 }
                 None => {
+                    if !self.may_dial(&mut here) {
+                        return;
+                    }
                     let opened = self.open(
                         walk,
                         &mut host,
@@ -212,7 +215,11 @@ impl Attempt<'_> {
     ) -> Result<(Session, Deadline), Failure> {
         let mut redial: Option<(SocketAddr, Option<IpAddr>)> = None;
         let context = self.context.clone();
+        let mut further = false;
         loop {
+            if std::mem::replace(&mut further, true) {
+                self.running.may_dial(true);
+            }
             let total = self.limits.total(self.content.size()).min(self.end);
             let connection = match redial.take() {
                 None => walk.dial(host, total),
@@ -491,6 +498,20 @@ impl Attempt<'_> {
             .filter(|_| self.config.tls.reports && !own)
     }
 
+    /// Whether a new connection may be made now (SC-8). If not, what has not been tried goes back: that is no attempt (RT-7).
+    /// What another host has refused goes on, or it would never get here.
+    fn may_dial(&mut self, here: &mut Vec<usize>) -> bool {
+        let further = here.iter().any(|row| !self.failures[*row].is_empty());
+        if self.running.may_dial(further) {
+            self.feedback.dialled = true;
+            return true;
+        }
+        let due = self.running.rows[0].next_attempt;
+        let here = self.running.take(&std::mem::take(here));
+        give_back(self.parts, self.running, &here, due);
+        false
+    }
+
     /// All slots of the host are taken: its limit, so no attempt (RT-7); unless another host has been tried.
     fn no_slot(&mut self) {
         let (tried, untried): (Vec<usize>, Vec<usize>) = std::mem::take(&mut self.pending)
@@ -502,7 +523,13 @@ impl Attempt<'_> {
         give_back(self.parts, self.running, &untried, due);
     }
 
-    fn put_away(&self, session: Session, place: Place, shared: bool, quitting: &mut Vec<Session>) {
+    fn put_away(
+        &mut self,
+        session: Session,
+        place: Place,
+        shared: bool,
+        quitting: &mut Vec<Session>,
+    ) {
         let more = session.may_carry_more(self.config.deliver_of(&self.line));
         if shared
             && more
@@ -513,6 +540,7 @@ impl Attempt<'_> {
                 .get()
                 .is_zero()
         {
+            self.feedback.kept = true;
             place.keep(session);
         } else {
             quitting.push(session);

@@ -11,7 +11,8 @@ use super::dead::DeadDestination;
 use crate::clock::Timestamp;
 use crate::config::{Config, TransportKind};
 use crate::policy::route::{
-    BUILT_IN, RouteFacts, UnknownTransport, find, relay_of, route, unknown_destination, unknown_of,
+    BUILT_IN, RouteFacts, UnknownTransport, domain_of, find, relay_of, route, unknown_destination,
+    unknown_of, via_of,
 };
 use crate::smtp::address::{AddressDomain, ReversePath};
 use crate::store::{DestinationKey, DueRecipient, Pause, PauseScope};
@@ -118,11 +119,13 @@ impl Blocks {
     }
 
     /// Why this recipient waits, in words, and until when, wherever it stands now: the route is looked up anew. `dead`
-    /// knows the destinations that are (SC-7).
+    /// knows the destinations that are (SC-7), `limit` what others wait for at `now` (SC-9).
     pub fn why(
         &self,
         due: &DueRecipient,
+        now: Timestamp,
         dead: impl FnOnce(&DestinationKey) -> Option<DeadDestination>,
+        limit: impl FnOnce(&DestinationKey) -> Option<(String, Option<Timestamp>)>,
     ) -> Option<(String, Option<Timestamp>)> {
         let DueRecipient { head, row } = due;
         let domain = row.recipient.path.domain();
@@ -143,10 +146,14 @@ impl Blocks {
         if let Some(block) = block {
             return Some(self.describe(&block));
         }
-        let dead = dead(&routed.destination)?;
         // What is due only after the probe waits for its own time.
-        let waits = dead.probe.is_none_or(|probe| row.next_attempt <= probe);
-        waits.then(|| (format!("destination: {dead}"), dead.probe))
+        if let Some(dead) = dead(&routed.destination) {
+            let waits = dead.probe.is_none_or(|probe| row.next_attempt <= probe);
+            return waits.then(|| (format!("destination: {dead}"), dead.probe));
+        }
+        let (limit, until) = limit(&routed.destination)?;
+        let waits = row.next_attempt <= until.unwrap_or(now);
+        waits.then(|| (format!("limit: {limit}"), until))
     }
 
     /// Whether new mail of this group may go out at once, without a look at its recipients.
@@ -156,12 +163,14 @@ impl Blocks {
         }
         let partial = |scope: &PauseScope| match scope {
             PauseScope::All => true,
-            PauseScope::Transport(name) => match relay_of(key) {
-                Some(relay) => relay == name,
+            PauseScope::Transport(name) => match relay_of(key).or_else(|| via_of(key)) {
+                Some(own) => own == name,
                 None => find(&self.config, name)
                     .is_ok_and(|way| matches!(way.kind(), TransportKind::Direct)),
             },
-            PauseScope::Domain(name) => relay_of(key).is_some() || same_domain(name, &key.0),
+            PauseScope::Domain(name) => {
+                relay_of(key).is_some() || same_domain(name, domain_of(key))
+            }
         };
         !self.pauses.iter().any(|(scope, _)| partial(scope)) && self.group(key).is_none()
     }
@@ -193,7 +202,9 @@ impl Blocks {
         &'a self,
         key: &'a DestinationKey,
     ) -> impl Iterator<Item = PauseScope> + 'a {
-        let transport = relay_of(key).or_else(|| unknown_of(key));
+        let transport = relay_of(key)
+            .or_else(|| unknown_of(key))
+            .or_else(|| via_of(key));
         let own = match (parked_under(key), transport) {
             (Some(scope), _) => Some(scope),
             (None, Some(transport)) => Some(PauseScope::Transport(transport.to_owned())),
@@ -203,7 +214,7 @@ impl Blocks {
                 PauseScope::Transport(BUILT_IN.to_owned())
             }),
         };
-        let domain = PauseScope::Domain(key.0.to_string());
+        let domain = PauseScope::Domain(domain_of(key).to_owned());
         [Some(PauseScope::All), own, Some(domain)]
             .into_iter()
             .flatten()
@@ -289,6 +300,7 @@ mod tests {
             kind: TransportKind::Relay(Arc::new(Relay::plain(hosts))),
             line: None,
             retry: None,
+            limits: Default::default(),
         }];
         let pause = |scope: &PauseScope| {
             let pause = Pause {

@@ -328,7 +328,7 @@ impl Driver {
             transport: job.transport,
             content: job.content,
             claimed_at: now,
-            permit: Permit::new(&self.shared, &pick.key),
+            permit: Permit::new(&self.shared, &pick.key, pick.home.clone()),
         })
     }
 

@@ -13,6 +13,7 @@ pub mod blocks;
 pub mod dead;
 mod driver;
 mod permit;
+pub mod rates;
 pub mod scan;
 pub mod schedule;
 mod shared;
@@ -203,11 +204,23 @@ impl Dispatcher {
         self.shared.snapshot()
     }
 
-    /// Why due mail like this waits without an attempt: a pause, a transport that does not exist, or a dead destination;
-    /// and until when. `None`: nothing but its turn. The recorded blocker of the row stays what it is.
+    /// Why due mail like this waits without an attempt: a pause, a transport that does not exist, a dead destination,
+    /// or a limit; and until when. `None`: nothing but its turn. The recorded blocker of the row stays what it is.
     pub fn blocker(&self, recipient: &DueRecipient) -> Option<(String, Option<Timestamp>)> {
         let blocks = Arc::clone(self.shared.lock().schedule.blocks());
-        blocks.why(recipient, |destination| self.dead(destination))
+        blocks.why(
+            recipient,
+            self.shared.clock.now(),
+            |destination| self.dead(destination),
+            // What lasts a moment, as that all connections are in use, is nothing to tell a sender.
+            |destination| self.limit(destination).filter(|(_, until)| until.is_some()),
+        )
+    }
+
+    /// The limit of `[limits]` that due mail of a destination waits for now, and until when (SC-9).
+    pub fn limit(&self, destination: &DestinationKey) -> Option<(String, Option<Timestamp>)> {
+        let now = self.shared.clock.now();
+        self.shared.lock().schedule.limit(destination, now)
     }
 
     /// A destination that is dead, or a transport that is broken, counts as neither from now on, and its mail goes. Whether
@@ -218,7 +231,8 @@ impl Dispatcher {
 
     /// Destinations of which anything is known, with what it is, by key; or this one, with the group of its hosts.
     pub fn known(&self, only: Option<&DestinationKey>) -> Vec<Known> {
-        self.shared.lock().schedule.known(only)
+        let now = self.shared.clock.now();
+        self.shared.lock().schedule.known(only, now)
     }
 
     /// Sets the window of a destination, and with `pin` fixes it there (SC-6). The size that it has now.

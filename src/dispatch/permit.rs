@@ -3,7 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::shared::Shared;
+use super::rates::Spent;
+use super::shared::{Returned, Shared};
 use crate::clock::Timestamp;
 use crate::message::Head;
 use crate::store::{DestinationKey, RecipientRow};
@@ -30,15 +31,53 @@ pub struct Transaction {
 /// A place in its destination's window, and once a worker has it, its slot. Given back on drop.
 pub struct Permit {
     held: Option<(Arc<Shared>, DestinationKey)>,
+    /// Where it is counted as a message, if it is (SC-8).
+    home: Option<DestinationKey>,
+    /// Its recipients were given back without an attempt.
+    untried: bool,
     /// It is with the workers.
     runs: bool,
 }
 
 impl Permit {
-    pub(super) fn new(shared: &Arc<Shared>, destination: &DestinationKey) -> Permit {
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        destination: &DestinationKey,
+        home: Option<DestinationKey>,
+    ) -> Permit {
         Permit {
             held: Some((Arc::clone(shared), destination.clone())),
+            home,
+            untried: false,
             runs: false,
+        }
+    }
+
+    /// No attempt comes of it after all, so it counts as no message.
+    pub fn untried(&mut self) {
+        self.untried = true;
+    }
+
+    /// Whether a new connection may be made now; with `further` it is made in any case (SC-8).
+    pub fn may_dial(&self, further: bool) -> bool {
+        let held = self.held.as_ref();
+        held.is_none_or(|(shared, destination)| shared.may_dial(destination, further))
+    }
+
+    /// What its end means for rates.
+    fn returned(&mut self, feedback: Option<&Feedback>) -> Returned {
+        let spent = Spent {
+            // What has failed before MAIL was no message.
+            message: feedback.is_some_and(|feedback| {
+                let failed = feedback.strike.is_some() || feedback.broken.is_some();
+                feedback.reached_mail || !(self.untried || failed)
+            }),
+            dialled: feedback.is_some_and(|feedback| feedback.dialled),
+            kept: feedback.is_some_and(|feedback| feedback.kept),
+        };
+        Returned {
+            spent: self.runs.then_some(spent),
+            home: self.home.take(),
         }
     }
 
@@ -51,15 +90,18 @@ impl Permit {
     pub fn detached() -> Permit {
         Permit {
             held: None,
+            home: None,
+            untried: false,
             runs: false,
         }
     }
 
-    /// Takes a place in the window of the hosts that its destination has. `false`: there is none now, and mail of this
-    /// destination waits from here on until there is (SC-4).
-    pub fn enter(&self, group: &DestinationKey) -> bool {
+    /// Takes a place in the window of the hosts that its destination has, and counts where they do. `false`: there is none
+    /// now, and mail of this destination waits from here on until there is (SC-4, SC-8).
+    pub fn enter(&mut self, group: &DestinationKey) -> bool {
+        let home = &mut self.home;
         let held = self.held.as_ref();
-        held.is_none_or(|(shared, destination)| shared.enter(destination, group))
+        held.is_none_or(|(shared, destination)| shared.enter(destination, group, home))
     }
 
     /// Whether other transactions to the same hosts are with the workers too.
@@ -71,7 +113,8 @@ impl Permit {
     /// What the worker learned of the destination, given back together with the slot.
     pub fn finish(mut self, feedback: Feedback) {
         if let Some((shared, destination)) = self.held.take() {
-            shared.release(&destination, Some(feedback), self.runs);
+            let returned = self.returned(Some(&feedback));
+            shared.release(&destination, Some(feedback), returned);
         }
     }
 }
@@ -79,7 +122,8 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         if let Some((shared, destination)) = self.held.take() {
-            shared.release(&destination, None, self.runs);
+            let returned = self.returned(None);
+            shared.release(&destination, None, returned);
         }
     }
 }
@@ -105,6 +149,10 @@ pub struct Feedback {
     pub broken: Option<String>,
     /// What asks for fewer connections (SC-5).
     pub push_back: Option<PushBack>,
+    /// A connection was made.
+    pub dialled: bool,
+    /// A session was kept that others can use.
+    pub kept: bool,
 }
 
 /// Something that asks for fewer connections: a connection failure, 421, "too many connections", 4.7.x.

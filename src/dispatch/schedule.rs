@@ -11,11 +11,13 @@ use std::time::Duration;
 use super::blocks::Blocks;
 use super::dead::{Dead, DeadDestination, News};
 use super::permit::Feedback;
+use super::rates::{Rates, Spent, Wait};
 use super::scan::{PAGE, Read, Scan};
 use super::turns::{Active, Left, MOST_WAITING, Pick, Turns};
 use super::windows::{Learned, Windows};
 use crate::clock::Timestamp;
 use crate::config::Config;
+use crate::policy::limit::Limits;
 use crate::store::{DestinationKey, DueDestination, LearnedWindow};
 
 /// Most destinations served in one round, so that one commit of claims stays small.
@@ -64,8 +66,10 @@ pub struct Known {
     pub in_flight: usize,
     /// Most connections that it may have now.
     pub window: usize,
-    /// Most that it may ever have.
-    pub connections: usize,
+    /// What an operator allows it.
+    pub limits: Limits,
+    /// The limit that its due mail waits for, if it has any, and until when.
+    pub waits_for: Option<(String, Option<Timestamp>)>,
     /// What was learned of it.
     pub learned: Option<Learned>,
     /// It is dead.
@@ -78,6 +82,7 @@ pub struct Schedule {
     turns: Turns,
     scan: Scan,
     dead: Dead,
+    rates: Rates,
     blocks: Arc<Blocks>,
     reload: bool,
     /// The last step but for sleeping was to read a page.
@@ -107,6 +112,7 @@ impl Schedule {
             turns: Turns::new(workers, Windows::new(Arc::clone(&config)), most_waiting),
             scan: Scan::default(),
             dead: Dead::new(Arc::clone(&config)),
+            rates: Rates::new(&config),
             blocks: Arc::new(Blocks::new(config, Vec::new(), Timestamp::default())),
             reload: true,
             has_read: false,
@@ -140,7 +146,8 @@ impl Schedule {
             return Step::Sleep(self.blocks.next_end());
         }
         // Reading and serving take turns, so that neither a long index nor a line that never ends stops the other.
-        let read = if self.turns.is_full() {
+        let full = self.turns.is_full();
+        let read = if full {
             Read::Nothing
         } else {
             self.scan.read(now)
@@ -152,8 +159,10 @@ impl Schedule {
         }
         let picks = loop {
             self.offer_probes(now);
+            self.offer_waiting(now);
             let picks = self.pick(now);
-            let more = !self.turns.is_full() && self.dead.due(now).is_some();
+            let waits = self.rates.next().is_some_and(|at| at <= now);
+            let more = !self.turns.is_full() && (self.dead.due(now).is_some() || waits);
             if !picks.is_empty() || !more {
                 break picks;
             }
@@ -164,15 +173,18 @@ impl Schedule {
         if read != Read::Nothing {
             return Step::Read(read);
         }
+        if full && !self.turns.is_full() {
+            return self.step(now); // those in it wait for something else
+        }
         self.faults = 0;
         Step::Sleep(self.sleep_until())
     }
 
     fn sleep_until(&self) -> Option<Timestamp> {
         let next = if self.turns.is_full() {
-            [None, None] // there is a line; no use in reading before a slot comes back
+            [None, None, None] // there is a line; no use in reading before a slot comes back
         } else {
-            [self.scan.wake(), self.dead.next()]
+            [self.scan.wake(), self.dead.next(), self.rates.next()]
         };
         let next = next.into_iter().chain([self.blocks.next_end()]);
         next.flatten().min()
@@ -187,9 +199,24 @@ impl Schedule {
                 self.dead.idle(&key); // found again when it is blocked no longer
             } else if self.turns.in_flight_of(&key) > 0 {
                 self.dead.overdue(&key);
+            } else if let Some(at) = self.held_until(&key, now) {
+                self.dead.put_off(&key, at);
             } else {
                 self.dead.probe(&key);
                 self.turns.offer_wide(&key); // the line is not full
+            }
+        }
+    }
+
+    /// Destinations whose rate lets them go on join the line (SC-8).
+    fn offer_waiting(&mut self, now: Timestamp) {
+        while !self.turns.is_full()
+            && let Some(key) = self.rates.pop(now)
+        {
+            if self.blocks.group(&key).is_none() && !self.dead.is_dead(&key) {
+                self.turns.offer(&key); // the line is not full
+            } else {
+                self.due(&key, now, now);
             }
         }
     }
@@ -208,6 +235,7 @@ impl Schedule {
             self.scan.again(now);
             self.wait = None;
             self.dead.clock_went_back(now);
+            self.rates.clock_went_back(now);
         }
         back
     }
@@ -223,6 +251,7 @@ impl Schedule {
         if !Arc::ptr_eq(blocks.config(), self.blocks.config()) {
             // Other hosts, other routes: what was learned may be about something else (CFG-6).
             self.dead.begin_anew(Arc::clone(blocks.config()));
+            self.rates.set_config(blocks.config());
         }
         self.blocks = Arc::new(blocks);
         self.turns.set_config(self.blocks.config());
@@ -272,9 +301,110 @@ impl Schedule {
             // Found again when it is blocked no longer.
         } else if self.dead.is_dead(key) {
             self.dead.want(key, now);
+        } else if self.must_wait(key, now) {
+            // Offered when its rate lets it go on.
         } else if !self.turns.offer(key) {
             self.scan.again(now);
         }
+    }
+
+    /// Where the messages of `key` are counted, and what bounds them; `None`: no destination has such limits.
+    fn counted(&self, key: &DestinationKey) -> Option<(DestinationKey, Limits)> {
+        let windows = self.turns.windows();
+        let counted = || (windows.home(key).clone(), windows.limits(key));
+        self.rates.is_used().then(counted)
+    }
+
+    /// Whether a rate keeps due mail of `key` from the line (SC-8).
+    fn must_wait(&mut self, key: &DestinationKey, now: Timestamp) -> bool {
+        let Some((home, limits)) = self.counted(key) else {
+            return false;
+        };
+        match self.rates.wait(&home, key, &limits, now) {
+            Wait::No => false,
+            Wait::Here => true,
+            Wait::Until(at) => {
+                self.scan.again(at);
+                true
+            }
+        }
+    }
+
+    /// If a rate lets no message of `key` go now, when to look again.
+    fn held_until(&mut self, key: &DestinationKey, now: Timestamp) -> Option<Timestamp> {
+        let (home, limits) = self.counted(key)?;
+        self.rates.held_until(&home, &limits, now)
+    }
+
+    /// Whether a rate lets one more message of `key` go at once.
+    fn lets_through(&mut self, key: &DestinationKey, now: Timestamp) -> bool {
+        let counted = self.counted(key);
+        counted.is_none_or(|(home, limits)| self.rates.lets_through(&home, &limits, now))
+    }
+
+    /// One more message of `key` goes, which `paid` is counted at so far. `None`: not now; else where it is counted from
+    /// now on.
+    pub fn count(
+        &mut self,
+        key: &DestinationKey,
+        paid: Option<&DestinationKey>,
+        now: Timestamp,
+    ) -> Option<Option<DestinationKey>> {
+        let Some((home, limits)) = self.counted(key).filter(|(home, _)| paid != Some(home)) else {
+            return Some(paid.cloned());
+        };
+        self.saw(now);
+        if let Some(paid) = paid
+            && self.rates.leave(paid, key)
+        {
+            self.due(key, now, now); // it waits with the others from here on
+        }
+        let taken = self.rates.take(&home, &limits, 1, now);
+        if taken == Some(0) {
+            return None;
+        }
+        if let Some(paid) = paid {
+            self.rates.give_back(paid, 1, now);
+        }
+        Some(taken.map(|_| home))
+    }
+
+    /// A transaction that is counted at `home` has come to its end; with `None` no worker has had it.
+    pub fn spent(&mut self, home: &DestinationKey, spent: Option<Spent>, now: Timestamp) {
+        match spent {
+            Some(spent) => self.rates.release(home, spent, now),
+            None => self.rates.give_back(home, 1, now),
+        }
+    }
+
+    /// Whether a worker may make a new connection for mail of `key`; with `further` it makes one in any case, having made
+    /// others in the same attempt.
+    pub fn dial(&mut self, key: &DestinationKey, further: bool, now: Timestamp) -> bool {
+        let Some((home, limits)) = self.counted(key) else {
+            return true;
+        };
+        self.saw(now);
+        if further {
+            self.rates.dial_on(&home, &limits, now);
+            return true;
+        }
+        self.rates.dial(&home, &limits, now)
+    }
+
+    /// The limit that due mail of `key` waits for now, and until when (SC-9).
+    pub fn limit(
+        &self,
+        key: &DestinationKey,
+        now: Timestamp,
+    ) -> Option<(String, Option<Timestamp>)> {
+        let home = self.turns.windows().home(key);
+        let rate = self.rates.why(home, key, now);
+        rate.or_else(|| {
+            // Not what is claimed: a slot that is set aside for the very row may not be needed.
+            let (running, window) = self.turns.crowd(key);
+            let full = running >= window;
+            full.then(|| (format!("connections {window}"), None))
+        })
     }
 
     /// A slot for mail that is just being accepted.
@@ -286,16 +416,18 @@ impl Schedule {
             && self.blocks.next_end().is_none_or(|end| end > now)
             && self.blocks.lets_through(key)
             && !self.dead.is_dead(key)
+            && self.lets_through(key, now)
             && self.turns.reserve(key)
     }
 
     /// Whether slots of the destination come back and may be given to others: it has some, and nothing blocks it.
-    pub fn is_served(&self, key: &DestinationKey, now: Timestamp) -> bool {
+    pub fn is_served(&mut self, key: &DestinationKey, now: Timestamp) -> bool {
         !self.reload
             && self.wait.is_none()
             && self.blocks.next_end().is_none_or(|end| end > now)
             && self.blocks.lets_through(key)
             && !self.dead.is_dead(key)
+            && self.lets_through(key, now)
             && self.turns.is_active(key)
     }
 
@@ -433,7 +565,7 @@ impl Schedule {
     }
 
     /// Destinations of which anything is known, with what it is; or this one, with the group of its hosts.
-    pub fn known(&self, only: Option<&DestinationKey>) -> Vec<Known> {
+    pub fn known(&self, only: Option<&DestinationKey>, now: Timestamp) -> Vec<Known> {
         let active: BTreeMap<&DestinationKey, Active<'_>> = self
             .turns
             .active()
@@ -447,6 +579,7 @@ impl Schedule {
                 keys.extend(active.keys());
                 keys.extend(windows.keys());
                 keys.extend(self.dead.known());
+                keys.extend(self.rates.waiting());
             }
         }
         let known = |key: &DestinationKey| Known {
@@ -457,7 +590,8 @@ impl Schedule {
             },
             group: Some(windows.home(key)).filter(|home| *home != key).cloned(),
             window: windows.size(key),
-            connections: windows.limits(key).connections,
+            limits: windows.limits(key),
+            waits_for: self.rates.waits_for(windows.home(key), key, now),
             learned: windows.get(key),
             dead: self.dead.get(key),
         };
@@ -502,6 +636,9 @@ impl Schedule {
         if unused < pick.slots {
             self.faults = 0;
             self.progress += 1;
+        }
+        if let Some(home) = &pick.home {
+            self.rates.give_back(home, unused, now);
         }
         if self.dead.is_dead(&pick.key) {
             return self.served_dead(pick, unused, found, now);
@@ -556,6 +693,9 @@ impl Schedule {
     /// The store failed: nothing of these picks was claimed. Waits before the next step, longer each time.
     pub fn failed(&mut self, picks: &[Pick], now: Timestamp) {
         for pick in picks {
+            if let Some(home) = &pick.home {
+                self.rates.give_back(home, pick.slots, now);
+            }
             self.turns.served(&pick.key, pick.slots, Left::More, false);
         }
         let wait = FIRST_BACKOFF.saturating_mul(1 << self.faults.min(5));
@@ -611,26 +751,57 @@ impl Schedule {
         self.turns.can_serve() || self.sleep_until().is_some_and(earlier)
     }
 
+    /// Leaves a pick as many slots as its rate allows. `false`: none, and it waits.
+    fn rated(&mut self, pick: &mut Pick, now: Timestamp) -> bool {
+        let Some((home, limits)) = self.counted(&pick.key) else {
+            return true;
+        };
+        match self.rates.take(&home, &limits, pick.slots, now) {
+            None => true,
+            Some(0) => false,
+            Some(count) => {
+                self.turns.narrow(pick, count);
+                pick.home = Some(home);
+                true
+            }
+        }
+    }
+
     fn pick(&mut self, now: Timestamp) -> Vec<Pick> {
         let mut picks = Vec::new();
         while picks.len() < MOST_PICKS {
             let Some(mut pick) = self.turns.serve() else {
                 break;
             };
-            if self.dead.is_dead(&pick.key) {
+            let mut goes = self.rated(&mut pick, now);
+            if goes && self.dead.is_dead(&pick.key) {
                 let alone = self.turns.in_flight_of(&pick.key) == pick.slots;
                 pick.probe = self.dead.take(&pick.key, alone, now);
-                if pick.probe.is_none() {
-                    // It died on its way here, and it is not the time for a probe.
-                    self.turns
-                        .served(&pick.key, pick.slots, Left::Nothing, false);
-                    self.dead.want(&pick.key, now);
-                    self.look_if_quiet(&pick.key, now);
-                    continue;
-                }
+                // If not, it died on its way here, and it is not the time for a probe.
+                goes = pick.probe.is_some();
             }
-            picks.push(pick);
+            if goes {
+                picks.push(pick);
+            } else {
+                self.drop_pick(&pick, now);
+            }
         }
         picks
+    }
+
+    /// What was picked is not served now after all.
+    fn drop_pick(&mut self, pick: &Pick, now: Timestamp) {
+        if let Some(home) = &pick.home {
+            self.rates.give_back(home, pick.slots, now);
+        }
+        self.turns
+            .served(&pick.key, pick.slots, Left::Nothing, false);
+        if self.dead.is_probing(&pick.key) {
+            let at = self.held_until(&pick.key, now);
+            self.dead
+                .put_off(&pick.key, at.unwrap_or(now.plus(LOOK_AGAIN)));
+        }
+        self.due(&pick.key, now, now);
+        self.look_if_quiet(&pick.key, now);
     }
 }

@@ -13,6 +13,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError};
 use super::anteroom::{Anteroom, PATIENCE};
 use super::dead::News;
 use super::permit::{Feedback, Permit, Transaction};
+use super::rates::Spent;
 use super::schedule::Schedule;
 use super::{DestinationSnapshot, Snapshot, Wake};
 use crate::clock::{Clock, Timestamp};
@@ -44,6 +45,14 @@ pub(super) struct State {
     /// Since the thread sleeps: until when. `None` while it is awake.
     asleep: Option<Option<Timestamp>>,
     pub(super) stopping: bool,
+}
+
+/// What a permit held besides its place at its destination.
+pub(super) struct Returned {
+    /// Where it was counted.
+    pub(super) home: Option<DestinationKey>,
+    /// What it has spent; `None`: no worker has had it.
+    pub(super) spent: Option<Spent>,
 }
 
 impl State {
@@ -82,6 +91,11 @@ impl State {
             }
         }
         refused
+    }
+
+    /// Counts a message that has just been given a slot. Where it is counted.
+    fn counted(&mut self, destination: &DestinationKey, now: Timestamp) -> Option<DestinationKey> {
+        self.schedule.count(destination, None, now).flatten()
     }
 
     /// After something by which a destination may share its window with others than `before`: both may have room.
@@ -166,9 +180,12 @@ impl Shared {
     pub(super) fn reserve(self: &Arc<Self>, destination: &DestinationKey) -> Option<Permit> {
         let now = self.clock.now();
         let mut state = self.lock();
-        let reserved = !state.stopping && state.schedule.reserve(destination, now);
+        let home = match !state.stopping && state.schedule.reserve(destination, now) {
+            true => state.counted(destination, now),
+            false => return None,
+        };
         drop(state);
-        reserved.then(|| Permit::new(self, destination))
+        Some(Permit::new(self, destination, home))
     }
 
     pub(super) fn reserve_soon(self: &Arc<Self>, destination: &DestinationKey) -> Option<Permit> {
@@ -179,8 +196,9 @@ impl Shared {
                 return None;
             }
             if state.schedule.reserve(destination, now) {
+                let home = state.counted(destination, now);
                 drop(state);
-                return Some(Permit::new(self, destination));
+                return Some(Permit::new(self, destination, home));
             }
             if !state.schedule.is_served(destination, now) {
                 return None;
@@ -194,17 +212,21 @@ impl Shared {
         })
     }
 
-    /// A claim is given back; if it `ran`, a connection too, for what is ready.
+    /// A claim is given back; if a worker had it, a connection too, for what is ready.
     pub(super) fn release(
         self: &Arc<Self>,
         destination: &DestinationKey,
         feedback: Option<Feedback>,
-        ran: bool,
+        returned: Returned,
     ) {
         let now = self.clock.now();
         let mut state = self.lock();
         let home = state.schedule.home_of(destination);
+        let ran = returned.spent.is_some();
         let died = state.schedule.release(destination, feedback, ran, now);
+        if let Some(counted) = &returned.home {
+            state.schedule.spent(counted, returned.spent, now);
+        }
         let mut refused = Vec::new();
         if died {
             refused.extend(state.ready.remove(destination).unwrap_or_default());
@@ -215,13 +237,15 @@ impl Shared {
         let lessons = state.schedule.lessons();
         let seat = state.anteroom.came_back(destination, now);
         let called = seat.filter(|_| state.schedule.reserve(destination, now));
+        let mut home = None;
         if called.is_some() {
             state.anteroom.next(destination);
+            home = state.counted(destination, now);
         }
         self.ring(&mut state);
         drop(state);
         if let Some(seat) = called {
-            seat.call(Permit::new(self, destination));
+            seat.call(Permit::new(self, destination, home));
         }
         tell(&news);
         self.keep(lessons);
@@ -319,16 +343,38 @@ impl Shared {
         }
     }
 
-    /// A worker has found the hosts of a destination. `false`: others have all their connections.
-    pub(super) fn enter(&self, destination: &DestinationKey, group: &DestinationKey) -> bool {
+    /// A worker has found the hosts of a destination. `false`: others have all their connections, or their rate is used up.
+    pub(super) fn enter(
+        &self,
+        destination: &DestinationKey,
+        group: &DestinationKey,
+        counted: &mut Option<DestinationKey>,
+    ) -> bool {
+        let now = self.clock.now();
         let mut state = self.lock();
         let before = state.schedule.home_of(destination);
-        let entered = state.schedule.enter(destination, group);
+        let mut entered = state.schedule.enter(destination, group);
+        if entered {
+            // It may have been claimed before anybody knew with whom it shares its rate.
+            match state.schedule.count(destination, counted.as_ref(), now) {
+                Some(now_at) => *counted = now_at,
+                None => entered = false,
+            }
+        }
         let refused = state.moved(destination, &before);
         self.ring(&mut state);
         drop(state);
         self.unclaim(refused);
         entered
+    }
+
+    /// A worker has to make a new connection: whether it may (SC-8).
+    pub(super) fn may_dial(&self, destination: &DestinationKey, further: bool) -> bool {
+        let now = self.clock.now();
+        let mut state = self.lock();
+        let may = state.schedule.dial(destination, further, now);
+        self.ring(&mut state);
+        may
     }
 
     /// Transactions with the workers of all that share the window of a destination.

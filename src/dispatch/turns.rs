@@ -41,6 +41,8 @@ pub struct Pick {
     pub slots: usize,
     /// It is dead, and this is what it is probed with (SC-7).
     pub probe: Option<Probe>,
+    /// Where its messages are counted, if they are (SC-8).
+    pub home: Option<DestinationKey>,
 }
 
 /// What was found at a destination that was served.
@@ -452,7 +454,14 @@ impl Turns {
             key,
             slots,
             probe: None,
+            home: None,
         })
+    }
+
+    /// A pick shall have fewer slots than were set aside for it.
+    pub fn narrow(&mut self, pick: &mut Pick, slots: usize) {
+        self.give_back(&pick.key, pick.slots.saturating_sub(slots));
+        pick.slots = pick.slots.min(slots);
     }
 
     /// Answers for a [`Pick`]: so many of its slots were not needed, and this is left. With `make_room` it goes out of

@@ -12,11 +12,12 @@ use std::time::Duration;
 use super::blocks::Blocks;
 use super::dead::Probe;
 use super::permit::{Feedback, PushBack};
+use super::rates::Spent;
 use super::scan::{PAGE, Read};
 use super::schedule::{Found, Schedule, Step};
 use super::turns::{Active, Pick};
 use crate::clock::Timestamp;
-use crate::config::{Config, Span};
+use crate::config::{Config, Rate, RateLimit, Span};
 use crate::message::{Head, QueueId};
 use crate::policy::limit::{Standing, half, room};
 use crate::policy::retry::{Course, Ended, Terms, longest_wait};
@@ -77,6 +78,10 @@ struct Running {
     started: i64,
     took: u64,
     ends: u64,
+    /// Where it is counted, and since when.
+    home: Option<DestinationKey>,
+    counted: i64,
+    dialled: bool,
     stage: Stage,
     /// What it was due at before its claim.
     due: i64,
@@ -124,6 +129,12 @@ struct World {
     /// Destinations without a slot that wait in the line, with the others served since.
     passed: BTreeMap<DestinationKey, BTreeMap<DestinationKey, usize>>,
     queries: u64,
+    /// Sessions that were kept, by destination.
+    kept: HashMap<usize, usize>,
+    /// When connections were made, and when messages went out, by destination.
+    dials: HashMap<usize, Vec<i64>>,
+    sent: HashMap<usize, Vec<i64>>,
+    stepped: bool,
     diary: Vec<(u64, usize, usize)>,
 }
 
@@ -142,6 +153,13 @@ impl World {
         config.retry.lifetime = minutes(300);
         config.limits.connections = window;
         config.limits.initial = 1 + seed as usize % 3;
+        config.limits.rate = RateLimit((seed > 1000 && seed % 5 == 1).then_some(Rate {
+            count: 1 + seed % 11,
+            per: Span(Duration::from_millis(1 + seed % 60_000)),
+        }));
+        if seed > 1000 && seed % 7 == 2 {
+            config.limits.dial_interval = Span(Duration::from_millis(1 + seed % 30_000));
+        }
         let config = Arc::new(config);
         World {
             schedule: Schedule::with_line(workers, Arc::clone(&config), line),
@@ -161,6 +179,10 @@ impl World {
             seed,
             passed: BTreeMap::new(),
             queries: 0,
+            kept: HashMap::new(),
+            dials: HashMap::new(),
+            sent: HashMap::new(),
+            stepped: false,
             diary: Vec::new(),
         }
     }
@@ -294,7 +316,7 @@ impl World {
             };
             let taken = due.len().min(most);
             for &message in &due[..taken] {
-                self.claim(message);
+                self.claim(message, pick.home.clone());
             }
             let found = if due.len() > taken {
                 Found::More
@@ -334,7 +356,7 @@ impl World {
         (due, 1)
     }
 
-    fn claim(&mut self, message: usize) {
+    fn claim(&mut self, message: usize, home: Option<DestinationKey>) {
         let destination = self.messages[message].destination;
         let took = match (self.slow, self.random(10)) {
             (Some(slow), _) if slow == destination => 600_000,
@@ -348,6 +370,9 @@ impl World {
             started: self.wall,
             took,
             ends: u64::MAX,
+            home,
+            counted: self.wall,
+            dialled: false,
             stage: Stage::Ready,
             due: self.messages[message].due,
         });
@@ -415,7 +440,12 @@ impl World {
         }
     }
 
-    fn give_slot_back(&mut self, destination: usize, feedback: Option<Feedback>) {
+    fn give_slot_back(
+        &mut self,
+        destination: usize,
+        feedback: Option<Feedback>,
+        counted: Option<(DestinationKey, Option<Spent>)>,
+    ) {
         let now = self.now();
         let home = self.schedule.home_of(&key(destination));
         let died = self
@@ -429,8 +459,14 @@ impl World {
             let back: Vec<Running> = self.running.extract_if(.., |run| ready(run)).collect();
             for run in back {
                 self.schedule.release(&key(destination), None, false, now);
+                if let Some(home) = &run.home {
+                    self.schedule.spent(home, None, now);
+                }
                 self.unclaim(&run);
             }
+        }
+        if let Some((counted, spent)) = counted {
+            self.schedule.spent(&counted, spent, now);
         }
         self.hand_on(&home);
         self.moved(destination, &home);
@@ -464,14 +500,48 @@ impl World {
             self.moved(destination, &before);
             entered
         };
-        if entered {
+        let (key, now) = (key(destination), self.now());
+        let count = || self.schedule.count(&key, run.home.as_ref(), now);
+        let counted = entered.then(count).flatten();
+        let home = counted.clone().unwrap_or(run.home.clone());
+        if counted.is_some()
+            && let Some(dialled) = self.connect(destination)
+        {
             let run = &mut self.running[at];
             run.stage = Stage::Connected;
             run.ends = self.mono + run.took;
+            if home != run.home {
+                run.counted = self.wall;
+            }
+            (run.home, run.dialled) = (home, dialled);
         } else {
             self.unclaim(&run);
             self.running.remove(at);
-            self.give_slot_back(destination, None);
+            let counted = home.map(|home| (home, Some(Spent::default())));
+            self.give_slot_back(destination, None, counted);
+        }
+    }
+
+    /// By a session that was kept, or by a new one, if that may be made: whether it was.
+    fn connect(&mut self, destination: usize) -> Option<bool> {
+        let (hosts, now) = (self.hosts(destination), self.now());
+        let kept = self.kept.entry(hosts).or_default();
+        if *kept > 0 {
+            *kept -= 1;
+            return Some(false);
+        }
+        if !self.schedule.dial(&key(destination), false, now) {
+            return None;
+        }
+        self.dials.entry(hosts).or_default().push(self.wall);
+        Some(true)
+    }
+
+    /// What stands for its hosts.
+    fn hosts(&self, destination: usize) -> usize {
+        match self.groups {
+            0 => destination,
+            groups => destination % groups,
         }
     }
 
@@ -506,6 +576,8 @@ impl World {
                 reached_mail: !down,
                 strike: down.then(|| "down".to_owned()),
                 broken: None,
+                dialled: run.dialled,
+                kept: outcome % 2 == 0 && !down,
                 push_back: (outcome == 8 || down).then(|| PushBack {
                     text: "421 too many".to_owned(),
                     unreached: down,
@@ -522,7 +594,20 @@ impl World {
             self.due_at(destination, next);
         }
         self.running.remove(at);
-        self.give_slot_back(destination, feedback);
+        let spent = Spent {
+            message: feedback.as_ref().is_some_and(|f| f.reached_mail),
+            dialled: run.dialled,
+            kept: feedback.as_ref().is_some_and(|f| f.kept),
+        };
+        if spent.kept {
+            *self.kept.entry(self.hosts(destination)).or_default() += 1;
+        }
+        if spent.message {
+            let hosts = self.hosts(destination);
+            self.sent.entry(hosts).or_default().push(run.counted);
+        }
+        let counted = run.home.clone().map(|home| (home, Some(spent)));
+        self.give_slot_back(destination, feedback, counted);
     }
 
     // Everybody else.
@@ -566,7 +651,8 @@ impl World {
         }
         let message = self.messages.len() - 1;
         if delay == 0 && self.schedule.reserve(&key(destination), now) {
-            self.claim(message);
+            let home = self.schedule.count(&key(destination), None, now).flatten();
+            self.claim(message, home);
         } else {
             let due = Timestamp::from_millis(self.messages[message].due);
             self.due_at(destination, due);
@@ -634,11 +720,15 @@ impl World {
                 self.poke();
             }
             Event::Astray(secs, millis) => {
+                self.stepped = true;
                 self.wall += i64::from(secs) * 1000;
                 self.advance(millis.into());
                 self.wall -= i64::from(secs) * 1000;
             }
-            Event::Step(secs) => self.wall = (self.wall + i64::from(secs) * 1000).max(0),
+            Event::Step(secs) => {
+                self.stepped = true;
+                self.wall = (self.wall + i64::from(secs) * 1000).max(0);
+            }
             Event::Fault(count) => self.faults = count,
             Event::Advance(millis) => self.advance(millis.into()),
             Event::Lifetime(minutes) => {
@@ -713,6 +803,7 @@ impl World {
         assert!(open.is_none(), "never ends: {open:?}");
         assert_eq!(self.schedule.load().0, 0, "slots were lost");
         assert_eq!(self.schedule.active().count(), 0, "something is remembered");
+        self.check_rates();
         let before = self.queries;
         self.advance(86_400_000);
         assert_eq!(self.queries, before, "an idle schedule reads nothing");
@@ -761,6 +852,31 @@ impl World {
         assert!(connected.values().all(|n| *n <= most), "{connected:?}");
     }
 
+    /// SC-8: as many at once as the rate says, and as many again in each of its times.
+    fn check_rates(&self) {
+        if self.stepped {
+            return;
+        }
+        let interval = self.config.limits.dial_interval.get().as_millis() as i64;
+        for dials in self.dials.values() {
+            assert!(dials.windows(2).all(|two| two[1] - two[0] >= interval));
+        }
+        let Some(rate) = self.config.limits.rate.0 else {
+            return;
+        };
+        let per = rate.per.get().as_millis() as i64;
+        for sent in self.sent.values() {
+            let mut sent = sent.clone();
+            sent.sort_unstable();
+            for (first, from) in sent.iter().enumerate() {
+                for (last, to) in sent.iter().enumerate().skip(first) {
+                    let most = rate.count as i64 * (per + to - from) / per;
+                    assert!(last - first < most as usize, "{sent:?} {rate}");
+                }
+            }
+        }
+    }
+
     /// SC-2: while the dispatcher sleeps nobody has due mail and room.
     fn check_that_nobody_could_go(&self) {
         let (in_flight, workers) = self.schedule.load();
@@ -786,6 +902,21 @@ impl World {
                 window: self.schedule.window_of(&key(destination)),
             };
             let own = PauseScope::Domain(key(destination).to_string());
+            let limit = self.schedule.limit(&key(destination), self.now());
+            if let Some((why, until)) = limit.filter(|_| due <= self.wall)
+                && !why.starts_with("connections")
+            {
+                // SC-8: it is known until when, or somebody is under way who will tell.
+                let soon = until.is_some_and(|until| until > self.now());
+                let hosts = |destination| self.hosts(destination);
+                let mut running = self
+                    .running
+                    .iter()
+                    .map(|run| self.messages[run.message].destination);
+                let one = running.any(|other| hosts(other) == hosts(destination));
+                assert!(soon || one, "{why} {until:?}");
+                continue;
+            }
             if due <= self.wall
                 && !paused.contains(&own)
                 && let Some(dead) = self.schedule.dead().get(&key(destination))
@@ -807,6 +938,10 @@ impl World {
     /// SC-2: who waits without a slot sees each other destination go before at most twice: once ahead in the line, and
     /// once because it was being served when the wait began.
     fn check_turns(&mut self, picks: &[Pick]) {
+        let limits = &self.config.limits;
+        if limits.rate.0.is_some() || !limits.dial_interval.get().is_zero() {
+            return; // who has to wait for its rate loses its place
+        }
         let picked: Vec<usize> = picks.iter().map(|pick| number(&pick.key)).collect();
         let unique: BTreeSet<usize> = picked.iter().copied().collect();
         assert_eq!(unique.len(), picked.len(), "one turn each");

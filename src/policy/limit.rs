@@ -2,8 +2,10 @@
 //!
 //! What is learned of a destination on the way is `dispatch::windows`.
 
-use crate::config::{Config, Limit, Relay, Transport, TransportKind};
-use crate::policy::route::{hosts_of, relay_of};
+use std::time::Duration;
+
+use crate::config::{Config, Limit, OwnLimits, Rate};
+use crate::policy::route::{domain_of, hosts_of, relay_of, via_of};
 use crate::smtp::address::AddressDomain;
 use crate::store::DestinationKey;
 
@@ -29,44 +31,59 @@ pub struct Limits {
     pub initial: usize,
     /// Most recipients of a transaction.
     pub recipients: usize,
+    /// Most messages in a time.
+    pub rate: Option<Rate>,
+    /// Least time between new connections.
+    pub dial_interval: Duration,
 }
 
-/// The limits of `destination`: those of the first `[[limit]]` that fits its domain (SC-9), and for what that leaves
-/// open `[limits]`. A relay has those of its `[[transport]]` in place of `[[limit]]`.
+/// The limits of `destination`: those of the first `[[limit]]` that fits its domain (SC-9); for what that leaves open those
+/// of its `[[transport]]`, if it stands for one; and for the rest `[limits]`.
 pub fn limits(config: &Config, destination: &DestinationKey) -> Limits {
-    let relay = relay_of(destination).and_then(|name| relay(config, name));
-    let own = if config.limit.is_empty() {
+    let listed = if config.limit.is_empty() {
         None
     } else {
         own(config, destination)
     };
+    let transport = relay_of(destination).or_else(|| via_of(destination));
+    let transport = transport.and_then(|name| config.transport(name));
+    let transport = transport.map_or(OwnLimits::default(), |transport| transport.limits);
     let usual = &config.limits;
-    let connections = match relay {
-        Some(relay) => relay.connections,
-        None => own.and_then(|own| own.connections),
-    };
-    let connections = connections.unwrap_or(usual.connections).max(1);
-    let initial = own.and_then(|own| own.initial);
-    let recipients = match relay {
-        Some(relay) => relay.recipients,
-        None => own.and_then(|own| own.recipients),
-    };
+    let connections = listed
+        .and_then(|own| own.connections)
+        .or(transport.connections)
+        .unwrap_or(usual.connections)
+        .max(1);
+    let initial = listed.and_then(|own| own.initial);
+    let recipients = listed
+        .and_then(|own| own.recipients)
+        .or(transport.recipients);
+    let rate = listed.and_then(|own| own.rate).or(transport.rate);
+    let dial_interval = listed
+        .and_then(|own| own.dial_interval)
+        .or(transport.dial_interval);
     Limits {
         connections,
         initial: initial.unwrap_or(usual.initial).clamp(1, connections),
         recipients: recipients.unwrap_or(usual.recipients).max(1),
+        rate: rate.unwrap_or(usual.rate).0,
+        dial_interval: dial_interval.unwrap_or(usual.dial_interval).get(),
     }
 }
 
-fn relay<'a>(config: &'a Config, name: &str) -> Option<&'a Relay> {
-    config.transport(name).and_then(of_relay)
-}
-
-fn of_relay(transport: &Transport) -> Option<&Relay> {
-    match &transport.kind {
-        TransportKind::Relay(relay) => Some(relay),
-        _ => None,
-    }
+/// Whether a rate or a least time between connections holds for any destination.
+pub fn any_rates(config: &Config) -> bool {
+    let usual = &config.limits;
+    usual.rate.0.is_some()
+        || !usual.dial_interval.get().is_zero()
+        || config
+            .limit
+            .iter()
+            .any(|own| own.rate.is_some() || own.dial_interval.is_some())
+        || config
+            .transport
+            .iter()
+            .any(|own| own.limits.rate.is_some() || own.limits.dial_interval.is_some())
 }
 
 /// Whether one set of limits holds for a domain and for the group of its hosts.
@@ -89,9 +106,10 @@ fn own<'a>(config: &'a Config, destination: &DestinationKey) -> Option<&'a Limit
         return config.limit.iter().find(fits);
     }
     // An address literal of IPv6 stands in a key without its tag; all that fits one fits the other.
-    let key = match destination.0.starts_with('[') {
+    let domain = domain_of(destination);
+    let key = match domain.starts_with('[') {
         true => "[127.0.0.1]",
-        false => &destination.0,
+        false => domain,
     };
     let domain = AddressDomain::parse(key).ok()?;
     let fits = |limit: &&Limit| {
@@ -104,9 +122,9 @@ fn own<'a>(config: &'a Config, destination: &DestinationKey) -> Option<&'a Limit
 /// Most connections that any destination may have.
 pub fn most_connections(config: &Config) -> usize {
     let own = config.limit.iter().filter_map(|limit| limit.connections);
-    let relays = config.transport.iter().filter_map(of_relay);
-    let relays = relays.filter_map(|relay| relay.connections);
-    own.chain(relays)
+    let transports = config.transport.iter();
+    let transports = transports.filter_map(|transport| transport.limits.connections);
+    own.chain(transports)
         .fold(config.limits.connections.max(1), usize::max)
 }
 
@@ -133,7 +151,7 @@ pub fn room(standing: &Standing) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::DomainPattern;
+    use crate::config::{DomainPattern, Relay, Transport, TransportKind};
     use crate::smtp::address::Domain;
 
     // SC-9
@@ -146,6 +164,8 @@ mod tests {
             connections,
             initial,
             recipients: None,
+            rate: None,
+            dial_interval: None,
         };
         config.limit = vec![
             limit(DomainPattern::Exact(domain("a.example")), Some(1), None),
@@ -168,13 +188,16 @@ mod tests {
         assert_eq!(of("[2001:db8::1]"), (20, 5));
         assert_eq!(of("relay:smart"), (20, 2));
         assert_eq!(most_connections(&config), 50);
-        let mut relay = Relay::plain(Vec::new());
-        relay.connections = Some(60);
+        let relay = Relay::plain(Vec::new());
         config.transport = vec![Transport {
             name: "smart".to_owned(),
             kind: TransportKind::Relay(relay.into()),
             line: None,
             retry: None,
+            limits: OwnLimits {
+                connections: Some(60),
+                ..OwnLimits::default()
+            },
         }];
         let limits = limits(&config, &DestinationKey("relay:smart".into()));
         assert_eq!((limits.connections, limits.recipients), (60, 7));

@@ -14,7 +14,7 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::config::{Config, Retry, Span, Transport, TransportKind};
 use crate::message::Head;
-use crate::policy::route::{RouteFacts, relay_of, route};
+use crate::policy::route::{RouteFacts, relay_of, route, via_of};
 use crate::store::{DestinationKey, RecipientRow};
 
 /// The caller that our own notices carry (RT-10).
@@ -40,7 +40,7 @@ impl Lifetimes {
 
     /// The shortest that hold for anything that waits for this destination: the direct transports share theirs.
     pub fn shortest_at(config: &Config, destination: &DestinationKey) -> Lifetimes {
-        let mut lifetimes = match relay_of(destination) {
+        let mut lifetimes = match relay_of(destination).or_else(|| via_of(destination)) {
             Some(transport) => return Lifetimes::under(config, config.retry_of(transport)),
             None => Lifetimes::of(config),
         };
@@ -217,7 +217,7 @@ pub fn longest_wait_of_all(config: &Config) -> Duration {
 /// domain, the shortest of the direct transports, which share those.
 pub fn first_interval_at(config: &Config, destination: &DestinationKey) -> Duration {
     let first = |retry: &Retry| retry.intervals.first().map_or(Duration::MAX, |s| s.get());
-    if let Some(transport) = relay_of(destination) {
+    if let Some(transport) = relay_of(destination).or_else(|| via_of(destination)) {
         return first(config.retry_of(transport));
     }
     let direct = |transport: &Transport| transport.kind == TransportKind::Direct;

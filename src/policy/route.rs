@@ -6,7 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::config::{Config, DomainPattern, Line, Route, Transport, TransportKind};
+use crate::config::{Config, DomainPattern, Line, OwnLimits, Route, Transport, TransportKind};
 use crate::policy::failure::{Cause, Failure, Retry, Scope, Stage};
 use crate::smtp::address::{AddressDomain, ForwardPath, ReversePath};
 use crate::smtp::reply::EnhancedCode;
@@ -110,7 +110,12 @@ pub fn route<'a>(config: &'a Config, facts: &RouteFacts<'a>) -> Routed<'a> {
     let transport = find(config, name);
     let destination = match &transport {
         Ok(way) => match way.kind() {
-            TransportKind::Direct => direct_destination(facts.to.domain()),
+            TransportKind::Direct => match way {
+                Way::Configured(own) if own.limits != OwnLimits::default() => {
+                    via_destination(name, facts.to.domain())
+                }
+                _ => direct_destination(facts.to.domain()),
+            },
             _ => named_destination(name),
         },
         Err(_) => unknown_destination(name),
@@ -151,16 +156,40 @@ pub fn named_destination(transport: &str) -> DestinationKey {
     DestinationKey(format!("relay:{transport}").into())
 }
 
-/// The group of all domains that have these MX hosts, in whatever order (SC-4).
-pub fn hosts_destination(mut hosts: Vec<&str>) -> DestinationKey {
+/// The group of mail that a direct transport with limits of its own brings to `domain`: what others bring there is bounded
+/// apart from it (CFG-19).
+pub fn via_destination(transport: &str, domain: &AddressDomain) -> DestinationKey {
+    DestinationKey(format!("via:{transport}:{}", direct_destination(domain)).into())
+}
+
+/// The transport of such a group.
+pub fn via_of(destination: &DestinationKey) -> Option<&str> {
+    let (transport, _) = destination.0.strip_prefix("via:")?.split_once(':')?;
+    Some(transport)
+}
+
+/// The domain of a direct group, `[ip]` of a literal, or what else the key is.
+pub fn domain_of(destination: &DestinationKey) -> &str {
+    let via = destination.0.strip_prefix("via:");
+    let own = via.and_then(|via| via.split_once(':'));
+    own.map_or(&destination.0, |(_, domain)| domain)
+}
+
+/// The group of all domains that have these MX hosts, in whatever order, like this one (SC-4).
+pub fn hosts_destination(like: &DestinationKey, mut hosts: Vec<&str>) -> DestinationKey {
     hosts.sort_unstable();
     hosts.dedup();
-    DestinationKey(format!("mx:{}", hosts.join(",")).into())
+    let hosts = hosts.join(",");
+    let key = match via_of(like) {
+        Some(transport) => format!("via:{transport}:mx:{hosts}"),
+        None => format!("mx:{hosts}"),
+    };
+    DestinationKey(key.into())
 }
 
 /// The hosts of such a group.
 pub fn hosts_of(destination: &DestinationKey) -> Option<impl Iterator<Item = &str>> {
-    let hosts = destination.0.strip_prefix("mx:")?;
+    let hosts = domain_of(destination).strip_prefix("mx:")?;
     Some(hosts.split(','))
 }
 
@@ -227,6 +256,7 @@ mod tests {
             )]))),
             line: None,
             retry: None,
+            limits: Default::default(),
         }
     }
 

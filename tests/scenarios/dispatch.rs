@@ -469,6 +469,7 @@ fn what_a_destination_says_against_connections_halves_its_window() {
             text: "421 4.7.0 too many connections".to_owned(),
             unreached: false,
         }),
+        ..Feedback::default()
     });
     assert_eq!(office.dispatcher.snapshot().destinations[0].window, 1);
     office.deliver(second);

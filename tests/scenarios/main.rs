@@ -18,6 +18,7 @@ mod intake;
 mod metrics;
 mod notices;
 mod process;
+mod rates;
 mod relay;
 mod retry;
 mod routes;

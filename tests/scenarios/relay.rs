@@ -68,6 +68,7 @@ pub fn bench(hosts: &[&Mx], change: impl FnOnce(&mut Relay)) -> Bench {
             kind: TransportKind::Relay(Arc::new(relay)),
             line: None,
             retry: None,
+            limits: Default::default(),
         });
     });
     for (n, host) in hosts.iter().enumerate() {

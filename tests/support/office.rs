@@ -47,6 +47,7 @@ pub fn relay(name: &str) -> Transport {
         kind: TransportKind::Relay(Arc::new(Relay::plain(vec![(host, 2525)]))),
         line: None,
         retry: None,
+        limits: Default::default(),
     }
 }
 

@@ -136,7 +136,7 @@ fn mail_for_hosts_that_have_all_their_connections_waits_unclaimed_and_goes_when_
     assert!(
         tried.is_none(),
         "{tried:?} {:?}",
-        world.schedule.known(None).first()
+        world.schedule.known(None, world.now()).first()
     );
     let before = world.queries;
     world.advance(400_000);

@@ -16,6 +16,7 @@ pub mod verbs;
 
 use std::time::Duration;
 
+use crate::clock::Timestamp;
 use crate::delivery::{Doing, Probe, Trial};
 use crate::dispatch::dead::DeadDestination;
 use crate::dispatch::{Known, Wake};
@@ -42,6 +43,11 @@ pub trait Host: Send + Sync {
 
     /// What is known of a destination that is dead (SC-7); `None` for all others.
     fn dead(&self, _destination: &DestinationKey) -> Option<DeadDestination> {
+        None
+    }
+
+    /// The limit that due mail of a destination waits for now, and until when (SC-9).
+    fn limit(&self, _destination: &DestinationKey) -> Option<(String, Option<Timestamp>)> {
         None
     }
 

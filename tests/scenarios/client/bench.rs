@@ -163,6 +163,7 @@ impl Bench {
                 kind: TransportKind::Relay(Arc::new(Relay::plain(servers))),
                 line: None,
                 retry: None,
+                limits: Default::default(),
             });
             change(config);
         });

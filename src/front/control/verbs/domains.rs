@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 
 use super::Call;
 use crate::clock::Timestamp;
+use crate::config::Span;
 use crate::dispatch::Known;
 use crate::front::control::filter::Args;
 use crate::front::control::output::{Done, Record, Reply, Stop};
 use crate::log::Line;
-use crate::policy::route::{direct_destination, named_destination};
+use crate::policy::route::{direct_destination, named_destination, via_destination};
 use crate::smtp::address::AddressDomain;
 use crate::store::{DestinationKey, QueuedAt};
 
@@ -42,7 +43,7 @@ pub(super) fn domains(
         return Err(Stop::usage("state is for listing"));
     }
     let key = match (domain, transport) {
-        (Some(_), Some(_)) => return Err(Stop::usage("transport or domain, not both")),
+        (Some(domain), Some(name)) => Some(via_destination(&name, &domain)),
         (Some(domain), None) => Some(direct_destination(&domain)),
         (None, Some(name)) => Some(named_destination(&name)),
         (None, None) => None,
@@ -101,16 +102,25 @@ fn record(known: &Known, queued: &QueuedAt) -> Record {
     let learned = known.learned.as_ref();
     let cause = learned.and_then(|learned| learned.cause.as_ref());
     let dead = known.dead.as_ref();
+    let interval = Some(known.limits.dial_interval).filter(|interval| !interval.is_zero());
+    let interval = interval.map(Span);
     Record::new()
         .text("destination", &known.key)
         .text("state", state_of(known))
         .maybe("group", known.group.as_ref())
         .number("window", known.window as i64)
-        .number("connections", known.connections as i64)
+        .number("connections", known.limits.connections as i64)
         .number("in-flight", known.in_flight as i64)
         .number("due", queued.due as i64)
         .number("waiting", queued.later as i64)
         .maybe("next", queued.next)
+        .maybe("rate", known.limits.rate)
+        .maybe("dial-interval", interval)
+        .maybe("limit", known.waits_for.as_ref().map(|(limit, _)| limit))
+        .maybe(
+            "until",
+            known.waits_for.as_ref().and_then(|(_, until)| *until),
+        )
         .maybe("pinned", learned.filter(|l| l.pinned).map(|_| "yes"))
         .maybe("cause", cause.map(|cause| &cause.text))
         .maybe("learned", cause.map(|cause| cause.at))

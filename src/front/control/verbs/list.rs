@@ -111,6 +111,7 @@ pub(super) struct Facts {
     blocks: Blocks,
     host: Arc<dyn Host>,
     running: HashMap<RecipientId, Doing>,
+    now: Timestamp,
 }
 
 impl Facts {
@@ -127,6 +128,7 @@ impl Facts {
             blocks: Blocks::new(call.control.config.get(), pauses, call.now),
             host: Arc::clone(&call.control.host),
             running,
+            now: call.now,
         })
     }
 
@@ -134,9 +136,12 @@ impl Facts {
     /// the last attempt or the hold recorded.
     pub(super) fn blocker(&self, due: &DueRecipient) -> (String, Option<Timestamp>) {
         let waits = match due.row.state {
-            State::Queued => self
-                .blocks
-                .why(due, |destination| self.host.dead(destination)),
+            State::Queued => self.blocks.why(
+                due,
+                self.now,
+                |destination| self.host.dead(destination),
+                |destination| self.host.limit(destination),
+            ),
             _ => None,
         };
         waits.unwrap_or_else(|| (due.row.blocker.clone(), None))
