@@ -431,8 +431,8 @@ impl Schedule {
             && self.turns.is_active(key)
     }
 
-    /// A slot comes back, of a worker if it `ran`, with what was learned of the destination. `true`: it is dead from now on (SC-7), and what was
-    /// claimed ahead is to be given back.
+    /// A slot comes back, of a worker if it `ran`, with what was learned of the destination. `true`: it is dead from now on
+    /// (SC-7), and what was claimed ahead is to be given back.
     pub fn release(
         &mut self,
         key: &DestinationKey,

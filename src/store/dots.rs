@@ -6,8 +6,9 @@
 //! just before its dot, without a sync, and the file counts at the next start only if the system still is the one that it was
 //! written under, and the database the one beside which it was written. Otherwise all claims are in doubt, as Q-12 has it.
 //!
-//! The file: a header of [`HEADER`] octets, then records of a message's id and the ordinal of the attempt, which its recipients in
-//! one transaction share (SC-10), each in 8 octets, little endian. A record is written over when its outcome is committed and another dot needs a place.
+//! The file: a header of [`HEADER`] octets, then records of a message's id and the ordinal of the attempt, which its
+//! recipients in one transaction share (SC-10), each in 8 octets, little endian. A record is written over when its outcome is
+//! committed and another dot needs a place.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -123,6 +124,14 @@ pub(super) fn read(database: &Path) -> Before {
     }))
 }
 
+/// It is gone, or was never there.
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 fn record(octets: &[u8]) -> (i64, i64) {
     let number = |octets: &[u8]| octets.try_into().map_or(0, i64::from_le_bytes);
     let (message, attempt) = octets.split_at(RECORD / 2);
@@ -130,15 +139,15 @@ fn record(octets: &[u8]) -> (i64, i64) {
 }
 
 impl Dots {
-    /// Begins the file of this run, once nothing is claimed any more. Where that fails there is none.
-    pub(super) fn begin(database: &Path) -> Dots {
+    /// Begins the file of this run, once nothing is claimed any more. Where none can be made there is none.
+    ///
+    /// # Errors
+    ///
+    /// That of the run before cannot be removed, so that the next start would believe it.
+    pub(super) fn begin(database: &Path) -> io::Result<Dots> {
         let path = path(database);
+        remove(&path)?;
         let begun = || -> io::Result<Option<Arc<File>>> {
-            // Never the old one under a new header: whoever still reads it, or a failure now, leaves nothing half true.
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
             let Some(header) = header(database) else {
                 return Ok(None);
             };
@@ -155,17 +164,17 @@ impl Dots {
                 "{}: {error}: after a sudden end all claims will be in doubt",
                 path.display()
             );
-            // What is left of it must not be believed.
+            // Without its whole header it is not believed either.
             let _ = fs::remove_file(&path);
             None
         });
-        Dots {
+        Ok(Dots {
             path,
             file: Mutex::new(Places {
                 file,
                 ..Places::default()
             }),
-        }
+        })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Places> {
@@ -204,10 +213,7 @@ impl Dots {
     fn put_away(&self, why: &io::Error) -> io::Result<()> {
         let mut places = self.lock();
         if places.file.is_some() {
-            match fs::remove_file(&self.path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            remove(&self.path)?;
             places.file = None;
             log::warn!(
                 "{}: {why}: after a sudden end all claims will be in doubt",
@@ -238,7 +244,7 @@ mod tests {
     #[test]
     fn only_what_was_marked_by_the_run_before_may_be_out() {
         let (_dir, database) = database();
-        let dots = Arc::new(Dots::begin(&database));
+        let dots = Arc::new(Dots::begin(&database).unwrap());
         let first = dots.mark(id(7), 1).unwrap();
         let _second = dots.mark(id(8), 2).unwrap();
         // Its outcome is known: its place is another's.
@@ -256,7 +262,7 @@ mod tests {
         io::Write::write_all(&mut &file, &[1; 5]).unwrap();
         assert!(read(&database).may_be_out(9, 3) && !read(&database).may_be_out(7, 1));
         // The next run begins with none.
-        let _dots = Dots::begin(&database);
+        let _dots = Dots::begin(&database).unwrap();
         assert!(!read(&database).may_be_out(8, 2));
     }
 
@@ -265,7 +271,7 @@ mod tests {
     fn a_file_of_another_start_of_the_system_or_another_database_or_none_says_nothing() {
         let (_dir, database) = database();
         assert!(read(&database).may_be_out(1, 1), "none");
-        let dots = Arc::new(Dots::begin(&database));
+        let dots = Arc::new(Dots::begin(&database).unwrap());
         let _mark = dots.mark(id(7), 1).unwrap();
         assert!(!read(&database).may_be_out(1, 1));
         let file = path(&database);
@@ -284,11 +290,21 @@ mod tests {
         assert!(read(&database).may_be_out(1, 1), "another database");
     }
 
+    //
+    #[test]
+    fn a_file_of_the_run_before_that_cannot_be_removed_ends_the_start() {
+        let (_dir, database) = database();
+        // What remove_file(3) does not remove, whoever asks.
+        fs::create_dir(path(&database)).unwrap();
+        assert!(Dots::begin(&database).is_err());
+        assert!(read(&database).may_be_out(1, 1));
+    }
+
     //
     #[test]
     fn where_it_cannot_be_written_it_is_put_away_and_says_nothing() {
         let (_dir, database) = database();
-        let dots = Arc::new(Dots::begin(&database));
+        let dots = Arc::new(Dots::begin(&database).unwrap());
         let _mark = dots.mark(id(7), 1).unwrap();
         // Opened for reading alone: no write succeeds.
         dots.lock().file = Some(Arc::new(File::open(path(&database)).unwrap()));

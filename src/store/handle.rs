@@ -89,7 +89,13 @@ impl Inner {
         };
         shared.metrics.orphans(recovery.orphan_chunks);
         // Only now: no claim needs the one of the run before any more.
-        let dots = Arc::new(Dots::begin(&files.database));
+        let dots = Dots::begin(&files.database).map_err(|error| {
+            OpenError::System(format!(
+                "{}-dots: {error}: remove it",
+                files.database.display()
+            ))
+        })?;
+        let dots = Arc::new(dots);
         let readers = Readers::open(&files.database)?;
         let (gates, asked) = bounded(1);
         let checkpointer = Checkpointer {

@@ -192,8 +192,8 @@ impl Store {
         self.inner.check(quick, each)
     }
 
-    /// The final dot of this attempt for the message, counted from 1, may be out from now on: written for a start after the sudden end of this
-    /// process, without a sync. Whoever has committed the outcome lets go of it with [`Mark::settled`].
+    /// The final dot of this attempt for the message, counted from 1, may be out from now on: written for a start after the
+    /// sudden end of this process, without a sync. Whoever has committed the outcome lets go of it with [`Mark::settled`].
     ///
     /// # Errors
     /// [`StoreError::Full`]: the dot must not be sent, for nothing would say that it may have been.
