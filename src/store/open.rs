@@ -52,7 +52,15 @@ pub(super) struct Files {
     /// Its write-ahead log.
     pub(super) wal: PathBuf,
     /// Holds the lock.
-    _lock: File,
+    lock: File,
+}
+
+/// A child that was forked a moment ago has the lock too, until its exec; so it is given up, not only closed.
+impl Drop for Files {
+    fn drop(&mut self) {
+        // Where that fails, the end of the last who has it does.
+        let _ = self.lock.unlock();
+    }
 }
 
 /// Makes or checks the directory, takes the lock, makes the database if there is none.
@@ -79,7 +87,7 @@ pub(super) fn prepare(directory: &Path) -> Result<Files, OpenError> {
     Ok(Files {
         database,
         wal,
-        _lock: lock,
+        lock,
     })
 }
 
@@ -452,6 +460,18 @@ fn look(conn: &Connection) -> rusqlite::Result<()> {
 mod tests {
     use super::*;
     use crate::store::testing::{TempDir, writable};
+
+    // ST-9
+    #[test]
+    fn the_lock_ends_with_its_owner_though_a_child_that_is_about_to_exec_has_it_too() {
+        let directory = TempDir::new();
+        let queue = directory.path().join("queue");
+        let files = prepare(&queue).unwrap();
+        assert!(matches!(prepare(&queue), Err(OpenError::Locked(_))));
+        let _child = files.lock.try_clone().unwrap();
+        drop(files);
+        assert!(prepare(&queue).is_ok());
+    }
 
     // ST-5
     #[test]
