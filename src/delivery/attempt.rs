@@ -152,7 +152,7 @@ pub(super) fn attempt(parts: &Parts, running: &Running, warm: Option<Arc<[u8]>>)
         // RT-7: others with the same hosts have all their connections, or as many messages as they may have now. It is due
         // as it was, so that the dispatcher, which knows the hosts now, keeps it in mind until it may go.
         if !names.is_empty() && !running.enter(&group) {
-            let due = running.rows[0].next_attempt;
+            let due = running.due(&parts.clock);
             give_back(parts, running, &running.take(&rows), due);
             return Left::default();
         }
@@ -597,7 +597,7 @@ impl Attempt<'_> {
     fn conclude(&mut self, walk: &Walk) {
         if self.crowded && !self.feedback.reached_mail {
             let rows = std::mem::take(&mut self.pending);
-            let due = self.parts.clock.now().plus(CROWDED_AGAIN);
+            let due = self.running.now(&self.parts.clock).plus(CROWDED_AGAIN);
             let rows = self.running.take(&rows);
             return give_back(self.parts, self.running, &rows, due);
         }

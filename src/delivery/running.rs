@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::outcome::Break;
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 use crate::dispatch::Permit;
 use crate::message::{Head, QueueId};
 use crate::policy::failure::Stage;
@@ -27,6 +27,8 @@ pub struct Running {
     pub transport: String,
     /// When they were claimed.
     pub claimed_at: Timestamp,
+    /// The same, or a moment before, on the monotonic clock.
+    pub claimed: Instant,
     /// When the worker began.
     pub began: Instant,
     /// The worker thread's name.
@@ -81,6 +83,17 @@ pub struct Doing {
 }
 
 impl Running {
+    /// The time now, to count waits from: a clock that was put forward since the claim may go back again (RT-9).
+    pub fn now(&self, clock: &Clock) -> Timestamp {
+        let passed = self.claimed.elapsed();
+        clock.now().min(self.claimed_at.plus(passed))
+    }
+
+    /// When it was due before its claim, to be given back as it was. That is past, whatever the clock says now (RT-9).
+    pub fn due(&self, clock: &Clock) -> Timestamp {
+        self.rows[0].next_attempt.min(clock.now())
+    }
+
     fn lock(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -365,6 +378,7 @@ impl Registry {
                 address: None,
                 dialled: Vec::new(),
             }),
+            claimed: begun.permit.since(),
             permit: Mutex::new(Some(begun.permit)),
             mark: Mutex::default(),
             head: begun.head,

@@ -236,7 +236,7 @@ fn judge(
     let mut ended = Ended {
         attempts: before.saturating_add(1),
         started: running.claimed_at,
-        took: running.began.elapsed(),
+        took: running.claimed.elapsed(),
         now,
     };
     if counted {
@@ -258,7 +258,7 @@ fn judge(
     match terms.after_failure(&ended, running.random) {
         Course::Expired => Verdict::Expired,
         Course::Again(_) | Course::Exhausted => Verdict::Deferred {
-            next: terms.next_attempt(waits, now, running.random),
+            next: terms.next_attempt(waits, ended.at(), running.random),
         },
     }
 }
@@ -600,6 +600,31 @@ mod tests {
         assert_eq!(level(&one), log::Level::Error);
         settle(&fixture.parts, &entry.running, vec![one]);
         assert_eq!(fixture.shown().recipients[0].attempts, 1);
+    }
+
+    // RT-9
+    #[test]
+    fn a_clock_put_forward_during_an_attempt_lengthens_no_wait_once_it_is_put_back() {
+        let fixture = Fixture::new();
+        let claimed_at = fixture.clock.now();
+        let ours = local(Stage::Dns, EnhancedCode::new(4, 4, 3), "DNS".to_string());
+        for result in [Err(ours), Err(greylisted())] {
+            let entry = enter(&fixture);
+            fixture.clock.advance(Duration::from_secs(86_400));
+            settle(&fixture.parts, &entry.running, vec![happened(result)]);
+            fixture.clock.set(claimed_at);
+            let next = fixture.shown().recipients[0].next_attempt;
+            assert!(next < claimed_at.plus(Duration::from_secs(3600)), "{next}");
+        }
+        let entry = enter(&fixture);
+        fixture.clock.advance(Duration::from_secs(86_400));
+        let now = entry.running.now(&fixture.clock);
+        assert!(now < claimed_at.plus(Duration::from_secs(3600)), "{now}");
+        // What was due when it was claimed is due, even if that time has not come again.
+        fixture
+            .clock
+            .set(claimed_at.minus(Duration::from_secs(86_400)));
+        assert_eq!(entry.running.due(&fixture.clock), fixture.clock.now());
     }
 
     // RT-3, RT-12: age goes on, whoever is to blame

@@ -506,7 +506,7 @@ impl Attempt<'_> {
             self.feedback.dialled = true;
             return true;
         }
-        let due = self.running.rows[0].next_attempt;
+        let due = self.running.due(&self.parts.clock);
         let here = self.running.take(&std::mem::take(here));
         give_back(self.parts, self.running, &here, due);
         false
@@ -518,7 +518,7 @@ impl Attempt<'_> {
             .into_iter()
             .partition(|row| !self.failures[*row].is_empty());
         self.pending = tried;
-        let due = self.parts.clock.now().plus(SLOT_AGAIN);
+        let due = self.running.now(&self.parts.clock).plus(SLOT_AGAIN);
         let untried = self.running.take(&untried);
         give_back(self.parts, self.running, &untried, due);
     }

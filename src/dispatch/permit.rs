@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::rates::Spent;
 use super::shared::{Returned, Shared};
@@ -31,6 +32,7 @@ pub struct Transaction {
 /// A place in its destination's window, and once a worker has it, its slot. Given back on drop.
 pub struct Permit {
     held: Option<(Arc<Shared>, DestinationKey)>,
+    since: Instant,
     /// Where it is counted as a message, if it is (SC-8).
     home: Option<DestinationKey>,
     /// Its recipients were given back without an attempt.
@@ -47,6 +49,7 @@ impl Permit {
     ) -> Permit {
         Permit {
             held: Some((Arc::clone(shared), destination.clone())),
+            since: Instant::now(),
             home,
             untried: false,
             runs: false,
@@ -81,6 +84,11 @@ impl Permit {
         }
     }
 
+    /// When it was given: by the claim.
+    pub fn since(&self) -> Instant {
+        self.since
+    }
+
     /// From here on with the workers, or not.
     pub(super) fn runs(&mut self, runs: bool) {
         self.runs = runs;
@@ -90,6 +98,7 @@ impl Permit {
     pub fn detached() -> Permit {
         Permit {
             held: None,
+            since: Instant::now(),
             home: None,
             untried: false,
             runs: false,

@@ -281,6 +281,7 @@ impl Shared {
             let Some(due) = transaction.recipients.first().map(|r| r.next_attempt) else {
                 continue;
             };
+            let due = due.min(self.clock.now()); // it is past, whatever the clock says now (RT-9)
             let id = transaction.head.id;
             if let Err(error) = self.store.unclaim(id, &numbers, due, None) {
                 // Still claimed: in doubt at the next start, and tried again then.

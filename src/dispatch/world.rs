@@ -76,6 +76,8 @@ struct Message {
 struct Running {
     message: usize,
     started: i64,
+    /// The same on the monotonic clock.
+    claimed: u64,
     took: u64,
     ends: u64,
     /// Where it is counted, and since when.
@@ -83,8 +85,9 @@ struct Running {
     counted: i64,
     dialled: bool,
     stage: Stage,
-    /// What it was due at before its claim.
+    /// What it was due at before its claim, and whether that was asked for.
     due: i64,
+    wanted: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -292,11 +295,13 @@ impl World {
                         let timer = until
                             .map(|at| self.mono + ((at.millis() - wall) as u64).min(LONGEST_SLEEP));
                         self.asleep = Some((until, timer));
+                        self.check_waits();
                         return self.check_that_nobody_could_go();
                     }
                 }
             }
             self.check_limits();
+            self.see_who_waits();
         }
         panic!("the dispatcher never sleeps");
     }
@@ -368,6 +373,7 @@ impl World {
         self.running.push(Running {
             message,
             started: self.wall,
+            claimed: self.mono,
             took,
             ends: u64::MAX,
             home,
@@ -375,6 +381,7 @@ impl World {
             dialled: false,
             stage: Stage::Ready,
             due: self.messages[message].due,
+            wanted: self.messages[message].wanted,
         });
         if starts {
             self.start(self.running.len() - 1);
@@ -398,7 +405,7 @@ impl World {
             .plus(longest_wait(&retry.intervals, retry.jitter));
         for m in &mut self.messages {
             let past = m.last.unwrap_or(m.arrived);
-            if m.state == State::Queued && m.due > latest.millis() && past > self.wall + 1000 {
+            if m.state != State::Final && m.due > latest.millis() && past > self.wall {
                 m.due = latest.millis();
             }
         }
@@ -479,7 +486,8 @@ impl World {
     fn unclaim(&mut self, run: &Running) {
         let m = &mut self.messages[run.message];
         m.attempts -= 1;
-        m.due = run.due;
+        m.due = run.due.min(self.wall);
+        m.wanted = run.wanted;
         m.state = if m.dropped {
             State::Final
         } else {
@@ -559,7 +567,7 @@ impl World {
         let ended = Ended {
             attempts: self.messages[run.message].attempts,
             started: Timestamp::from_millis(run.started),
-            took: Duration::from_millis(run.took),
+            took: Duration::from_millis(self.mono - run.claimed),
             now: self.now(),
         };
         let course = Terms::of(&self.config, &head).after_failure(&ended, random);
@@ -877,6 +885,16 @@ impl World {
         }
     }
 
+    /// RT-9: whatever the clock did, nobody waits longer than the longest interval, unless that was asked for.
+    fn check_waits(&self) {
+        let retry = &self.config.retry;
+        let longest = longest_wait(&retry.intervals, retry.jitter);
+        let latest = self.now().plus(longest).millis();
+        let waits = |m: &&Message| m.state == State::Queued && !m.wanted;
+        let late = self.messages.iter().filter(waits).find(|m| m.due > latest);
+        assert!(late.is_none(), "at {}: {late:?}", self.wall);
+    }
+
     /// SC-2: while the dispatcher sleeps nobody has due mail and room.
     fn check_that_nobody_could_go(&self) {
         let (in_flight, workers) = self.schedule.load();
@@ -935,6 +953,16 @@ impl World {
         }
     }
 
+    /// Who waits without a slot. A pause ends a wait: who comes back after it stands behind the others, and may do so before
+    /// anybody is served.
+    fn see_who_waits(&mut self) -> BTreeSet<DestinationKey> {
+        let waits = |active: &Active<'_>| active.waits && active.together == 0;
+        let homes = self.schedule.active().filter(waits);
+        let waiting: BTreeSet<DestinationKey> = homes.map(|active| active.home.clone()).collect();
+        self.passed.retain(|waits, _| waiting.contains(waits));
+        waiting
+    }
+
     /// SC-2: who waits without a slot sees each other destination go before at most twice: once ahead in the line, and
     /// once because it was being served when the wait began.
     fn check_turns(&mut self, picks: &[Pick]) {
@@ -945,10 +973,7 @@ impl World {
         let picked: Vec<usize> = picks.iter().map(|pick| number(&pick.key)).collect();
         let unique: BTreeSet<usize> = picked.iter().copied().collect();
         assert_eq!(unique.len(), picked.len(), "one turn each");
-        let waits = |active: &Active<'_>| active.waits && active.together == 0;
-        let homes = self.schedule.active().filter(waits);
-        let waiting: BTreeSet<DestinationKey> = homes.map(|active| active.home.clone()).collect();
-        self.passed.retain(|waits, _| waiting.contains(waits));
+        let waiting = self.see_who_waits();
         let picked: BTreeSet<DestinationKey> = picks
             .iter()
             .map(|pick| self.schedule.home_of(&pick.key))

@@ -62,7 +62,7 @@ fn worlds() -> ProptestConfig {
 proptest! {
     #![proptest_config(worlds())]
 
-    // RT-12, SC-1, SC-2, SC-3, SC-7, SC-11
+    // RT-9, RT-12, SC-1, SC-2, SC-3, SC-7, SC-11
     #[test]
     fn whatever_happens_every_message_ends_and_no_limit_is_passed(
         size in size(),
@@ -318,4 +318,39 @@ fn mail_told_of_while_the_clock_was_back_is_found_after_it_came_forward_again() 
         Event::Astray(47, 8000),
     ];
     run(size, 0, &events);
+}
+
+// SC-2, SC-12
+#[test]
+fn who_comes_back_after_a_pause_stands_behind_the_others() {
+    let size = Size {
+        workers: 3,
+        window: 1,
+        destinations: 23,
+        line: 4096,
+        groups: 0,
+    };
+    let events = [
+        Event::Submit(5, 1, 1),
+        Event::Submit(4, 1, 0),
+        Event::Submit(9, 7, 0),
+        Event::Fault(1),
+        Event::Submit(27, 4, 0),
+        Event::Astray(409, 43_561),
+        Event::Advance(17_355),
+        Event::Submit(0, 5, 0),
+        Event::Submit(0, 5, 0),
+        Event::Advance(258_051),
+        Event::Advance(276_928),
+        Event::Submit(29, 2, 0),
+        Event::Submit(7, 3, 0),
+        Event::Advance(13_884),
+        Event::Pause(None, 0),
+        Event::Advance(2_772),
+        Event::Resume,
+        Event::Advance(4_601),
+        Event::Pause(None, 0),
+        Event::Advance(3_585),
+    ];
+    run(size, 16_668_764_722_047_523_357, &events);
 }
