@@ -22,8 +22,9 @@ table! {
         rate: RateLimit = "\"\"";
         /// Least time between new connections to one destination; a session that is kept and used again is none.
         dial_interval: Span = "\"0s\"";
+        /// Most messages to one address in a UTC day; what is over it waits until midnight UTC. 0: any number.
+        per_address_day: u32 = "0";
     }
-    later ["per_address_day"]
 }
 
 table! {
@@ -41,8 +42,9 @@ table! {
         rate: Option<RateLimit> = (unset);
         /// Least time between new connections.
         dial_interval: Option<Span> = (unset);
+        /// Most messages to one address in a UTC day, also where mail goes by a relay; 0: any number, whatever `[limits]` says.
+        per_address_day: Option<u32> = (unset);
     }
-    later ["per_address_day"]
 }
 
 fn some(patterns: &[DomainPattern]) -> Result<(), String> {

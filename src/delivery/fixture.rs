@@ -90,6 +90,7 @@ impl Fixture {
                 attempts: rows[0].attempts,
                 action: ClaimAction::Claim {
                     next_attempt: now.plus(Duration::from_secs(450)),
+                    daily: None,
                 },
             }])
             .unwrap();
@@ -100,6 +101,7 @@ impl Fixture {
             destination: DestinationKey(Arc::from("dest.test")),
             transport: "direct".into(),
             content: None,
+            over: None,
             claimed_at: now,
             permit: Permit::detached(),
         }

@@ -1,4 +1,4 @@
-//! The transports that reach nobody: `fail` and `discard` (RO-13).
+//! What reaches nobody: the transports `fail` and `discard` (RO-13), and mail that waited in vain for a limit (SC-8).
 
 use std::sync::Arc;
 
@@ -23,6 +23,24 @@ pub(super) fn fails(code: ReplyCode, text: &str) -> Failure {
         code: Some(code),
         status: reply.status(true),
         text: reply.text(),
+        may_be_sent_twice: false,
+    }
+}
+
+/// What has reached its end while its address had had as many messages in a day as it may (SC-8, RT-4).
+pub(super) fn over_limit(most: u32) -> Failure {
+    Failure {
+        retry: Retry::Later,
+        // No fault of ours, nor of any host.
+        scope: Scope::Recipient,
+        stage: Stage::Route,
+        cause: Cause::Local,
+        code: None,
+        // RFC 3463 §3.8 (X.7.1): delivery not authorized, by a rule about how much of it.
+        status: EnhancedCode::new(4, 7, 1),
+        text: format!(
+            "limit: per_address_day {most}: no more messages may be sent to this address today"
+        ),
         may_be_sent_twice: false,
     }
 }

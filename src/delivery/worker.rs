@@ -11,6 +11,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::attempt::{self, Left};
 use super::crew::{self, Crew};
+use super::nowhere;
 use super::outcome::{Break, local};
 use super::running::{Begun, Hung, Running};
 use super::session::Limits;
@@ -188,6 +189,7 @@ fn carry_out(
         destination: _,
         transport,
         content,
+        over,
         claimed_at,
         permit,
     } = transaction;
@@ -208,7 +210,16 @@ fn carry_out(
         give_back(parts, running, &running.take_rest(), now);
         return;
     }
-    let result = catch_unwind(AssertUnwindSafe(|| attempt(parts, running, content)));
+    let result = catch_unwind(AssertUnwindSafe(|| match over {
+        Some(most) => {
+            running.untried();
+            let failure = nowhere::over_limit(most);
+            let rows: Vec<usize> = (0..running.rows.len()).collect();
+            attempt::settle_all(parts, running, &rows, failure, &Arc::default());
+            Left::default()
+        }
+        None => attempt(parts, running, content),
+    }));
     let left = match result {
         Ok(left) => left,
         Err(panic) => {

@@ -199,6 +199,7 @@ mod tests {
             blocker: String::new(),
             doubt: None,
             delay_told: std::time::Duration::ZERO,
+            parked: None,
         };
         (1..=count)
             .map(|number| DueRecipient {

@@ -146,6 +146,11 @@ impl Blocks {
         if let Some(block) = block {
             return Some(self.describe(&block));
         }
+        // It was found to be over it when it was due, whatever holds now.
+        if let Some(most) = row.parked.filter(|_| row.next_attempt > now) {
+            let limit = format!("limit: per_address_day {most}");
+            return Some((limit, Some(row.next_attempt)));
+        }
         // What is due only after the probe waits for its own time.
         if let Some(dead) = dead(&routed.destination) {
             let waits = dead.probe.is_none_or(|probe| row.next_attempt <= probe);

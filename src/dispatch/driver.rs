@@ -17,9 +17,11 @@ use crate::clock::Timestamp;
 use crate::heap;
 use crate::log::Line;
 use crate::message::Head;
-use crate::policy::limit::limits;
+use crate::policy::limit::{any_per_address_day, limits, per_address_day};
 use crate::policy::retry::{Lifetimes, Terms, longest_wait_of_all};
-use crate::store::{ClaimAction, ClaimRequest, Contents, DueRecipient, RecipientRow, StoreError};
+use crate::store::{
+    ClaimAction, ClaimRequest, Claimed, Contents, Daily, DueRecipient, RecipientRow, StoreError,
+};
 
 /// Longest sleep while mail waits for its time, so that a step of the wall clock is noticed (RT-9). Waking to look at
 /// the clock makes no query.
@@ -153,7 +155,8 @@ impl Driver {
             .collect();
         let mut requests = Vec::new();
         for found in &found {
-            requests.extend(found.batch.jobs.iter().map(|job| claim(job, blocks, now)));
+            let jobs = found.batch.jobs.iter();
+            requests.extend(jobs.map(|job| claim(job, &found.pick, blocks, now)));
             requests.extend(found.batch.strays.iter().map(|stray| ClaimRequest {
                 id: stray.id,
                 numbers: stray.numbers.clone(),
@@ -172,10 +175,11 @@ impl Driver {
             Ok(claimed) => claimed,
             Err(error) => return self.failed("claim", &error, &picks, now),
         };
-        let mut answers = claimed.into_iter().map(|claimed| claimed.numbers);
+        let mut answers = claimed.into_iter();
         let mut transactions = Vec::new();
         let mut served = Vec::new();
         let mut moved = Vec::new();
+        let mut parked = Vec::new();
         for Looked {
             pick,
             batch,
@@ -185,29 +189,37 @@ impl Driver {
         } in found
         {
             let rows = !batch.jobs.is_empty() || !batch.strays.is_empty();
-            let (mut used, mut progress) = (0, false);
+            let (mut used, mut progress, mut left) = (0, false, false);
             for job in batch.jobs {
-                let numbers = answers.next().unwrap_or_default();
-                if let Some(transaction) = self.transaction(job, &pick, &numbers, now) {
+                let claimed = answers.next().unwrap_or_default();
+                if let Some(until) = claimed.parked {
+                    parked.push((pick.key.clone(), until));
+                    progress = true;
+                }
+                left |= claimed.left;
+                if let Some(transaction) = self.transaction(job, &pick, &claimed, now) {
                     transactions.push(transaction);
                     used += 1;
                 }
             }
             for stray in batch.strays {
-                if answers.next().is_some_and(|numbers| !numbers.is_empty()) {
+                if answers
+                    .next()
+                    .is_some_and(|moved| !moved.numbers.is_empty())
+                {
                     moved.push(stray.destination);
                     progress = true;
                 }
             }
             let outcome = if trouble || rows && used == 0 && !progress {
                 Found::Trouble
-            } else if batch.more && !(alone && used > 0) {
+            } else if left || batch.more && !(alone && used > 0) {
                 Found::More
             } else {
                 Found::Nothing
             };
             // What could not be claimed is to be found again.
-            let expiry = expiry.filter(|_| outcome != Found::Trouble);
+            let expiry = expiry.filter(|_| outcome != Found::Trouble && !left);
             served.push((pick, used, outcome, expiry));
         }
         let mut state = self.shared.lock();
@@ -221,6 +233,9 @@ impl Driver {
         }
         for destination in moved {
             state.schedule.due(&destination, now, now);
+        }
+        for (destination, until) in parked {
+            state.schedule.due(&destination, until, now);
         }
         let news = state.schedule.news();
         drop(state);
@@ -311,10 +326,11 @@ impl Driver {
         &self,
         job: Job,
         pick: &Pick,
-        numbers: &[u32],
+        claimed: &Claimed,
         now: Timestamp,
     ) -> Option<Transaction> {
         let mut recipients = job.rows;
+        let numbers = &claimed.numbers;
         if numbers.len() < recipients.len() {
             recipients.retain(|row| numbers.contains(&row.id.number));
         }
@@ -327,6 +343,7 @@ impl Driver {
             destination: pick.key.clone(),
             transport: job.transport,
             content: job.content,
+            over: claimed.over,
             claimed_at: now,
             permit: Permit::new(&self.shared, &pick.key, pick.home.clone()),
         })
@@ -382,15 +399,28 @@ fn gather(
 
 /// The claim of a job: the next attempt stands in it already, should this one be cut off. One random number for
 /// all its recipients, so that they stay together.
-fn claim(job: &Job, blocks: &Blocks, now: Timestamp) -> ClaimRequest {
+fn claim(job: &Job, pick: &Pick, blocks: &Blocks, now: Timestamp) -> ClaimRequest {
     let attempts = job.rows.first().map_or(0, |row| row.attempts);
-    let terms = Terms::by(blocks.config(), &job.head, &job.transport);
+    let config = blocks.config();
+    let terms = Terms::by(config, &job.head, &job.transport);
+    let daily = any_per_address_day(config).then(|| {
+        let most = |row: &RecipientRow| {
+            let domain = row.recipient.path.domain();
+            per_address_day(config, &pick.key, &limits(config, &pick.key), domain)
+        };
+        Daily {
+            most: job.rows.iter().map(most).collect(),
+            expiry: terms.expiry(),
+            last: terms.expiry() <= now,
+        }
+    });
     ClaimRequest {
         id: job.head.id,
         numbers: job.rows.iter().map(|row| row.id.number).collect(),
         attempts,
         action: ClaimAction::Claim {
             next_attempt: terms.next_attempt(attempts.saturating_add(1), now, rand::random()),
+            daily: daily.filter(|daily| daily.most.iter().any(|most| *most > 0)),
         },
     }
 }

@@ -23,6 +23,8 @@ pub struct Transaction {
     pub transport: String,
     /// The content, if it is small and came with the message or with the other rows (design.md 12).
     pub content: Option<Arc<[u8]>>,
+    /// Its recipients have had as many messages today as this, and it is their last attempt: nobody is contacted (SC-8).
+    pub over: Option<u32>,
     /// When it was claimed.
     pub claimed_at: Timestamp,
     /// The slot it holds; dropping it gives the slot back on every way out, panic included (SC-11).

@@ -640,6 +640,7 @@ mod tests {
             recipients: 100,
             rate: rate.parse().ok(),
             dial_interval: Duration::from_millis(dial_millis),
+            per_address_day: 0,
         }
     }
 

@@ -35,6 +35,8 @@ pub struct Limits {
     pub rate: Option<Rate>,
     /// Least time between new connections.
     pub dial_interval: Duration,
+    /// Most messages to one address in a UTC day; 0: any number. Behind a relay see [`per_address_day`].
+    pub per_address_day: u32,
 }
 
 /// The limits of `destination`: those of the first `[[limit]]` that fits its domain (SC-9); for what that leaves open those
@@ -68,7 +70,41 @@ pub fn limits(config: &Config, destination: &DestinationKey) -> Limits {
         recipients: recipients.unwrap_or(usual.recipients).max(1),
         rate: rate.unwrap_or(usual.rate).0,
         dial_interval: dial_interval.unwrap_or(usual.dial_interval).get(),
+        per_address_day: listed
+            .and_then(|own| own.per_address_day)
+            .unwrap_or(usual.per_address_day),
     }
+}
+
+/// Most messages in a UTC day to an address of `domain`, whose mail waits at `destination` and has these limits (SC-8); 0: any
+/// number. It is a limit of the address: where mail takes a relay, whose limits no `[[limit]]` sets, this one comes from the
+/// first that fits the domain and sets it.
+pub fn per_address_day(
+    config: &Config,
+    destination: &DestinationKey,
+    limits: &Limits,
+    domain: &AddressDomain,
+) -> u32 {
+    if relay_of(destination).is_none() {
+        return limits.per_address_day;
+    }
+    let fitting = config.limit.iter().filter(|limit| fits(limit, domain));
+    let own = fitting.filter_map(|limit| limit.per_address_day).next();
+    own.unwrap_or(config.limits.per_address_day)
+}
+
+/// Whether messages to any address are counted by the day.
+pub fn any_per_address_day(config: &Config) -> bool {
+    let mut own = config
+        .limit
+        .iter()
+        .filter_map(|limit| limit.per_address_day);
+    config.limits.per_address_day > 0 || own.any(|most| most > 0)
+}
+
+fn fits(limit: &Limit, domain: &AddressDomain) -> bool {
+    let mut patterns = limit.destinations.iter();
+    patterns.any(|pattern| pattern.matches(domain))
 }
 
 /// Whether a rate or a least time between connections holds for any destination.
@@ -112,11 +148,7 @@ fn own<'a>(config: &'a Config, destination: &DestinationKey) -> Option<&'a Limit
         false => domain,
     };
     let domain = AddressDomain::parse(key).ok()?;
-    let fits = |limit: &&Limit| {
-        let mut patterns = limit.destinations.iter();
-        patterns.any(|pattern| pattern.matches(&domain))
-    };
-    config.limit.iter().find(fits)
+    config.limit.iter().find(|limit| fits(limit, &domain))
 }
 
 /// Most connections that any destination may have.
@@ -166,6 +198,7 @@ mod tests {
             recipients: None,
             rate: None,
             dial_interval: None,
+            per_address_day: None,
         };
         config.limit = vec![
             limit(DomainPattern::Exact(domain("a.example")), Some(1), None),
@@ -202,6 +235,39 @@ mod tests {
         let limits = limits(&config, &DestinationKey("relay:smart".into()));
         assert_eq!((limits.connections, limits.recipients), (60, 7));
         assert_eq!(most_connections(&config), 60);
+    }
+
+    // SC-8, CFG-22
+    #[test]
+    fn what_an_address_may_get_in_a_day_is_said_by_its_domain_behind_a_relay_too() {
+        let text = "hostname = \"here.example\"\n[limits]\nper_address_day = 9\n\
+            [[limit]]\ndestinations = [\"a.example\"]\nconnections = 1\n\
+            [[limit]]\ndestinations = [\".a.example\", \"b.example\"]\nper_address_day = 3\n\
+            [[limit]]\ndestinations = [\"free.example\"]\nper_address_day = 0\n";
+        let mut config = Config::parse(text, std::path::Path::new("f")).unwrap();
+        let of = |config: &Config, key: &str, domain: &str| {
+            let key = DestinationKey(key.into());
+            let domain = AddressDomain::parse(domain).unwrap();
+            per_address_day(config, &key, &limits(config, &key), &domain)
+        };
+        for (domain, direct, relayed) in [
+            // The first table that fits holds for direct mail, whether it sets this or not.
+            ("a.example", 9, 3),
+            ("x.a.example", 3, 3),
+            ("b.example", 3, 3),
+            ("free.example", 0, 0),
+            ("else.example", 9, 9),
+        ] {
+            assert_eq!(of(&config, domain, domain), direct, "{domain}");
+            let via = format!("via:bulk:{domain}");
+            assert_eq!(of(&config, &via, domain), direct, "{via}");
+            assert_eq!(of(&config, "relay:smart", domain), relayed, "{domain}");
+        }
+        assert!(any_per_address_day(&config));
+        config.limits.per_address_day = 0;
+        assert!(any_per_address_day(&config));
+        config.limit.truncate(1);
+        assert!(!any_per_address_day(&config));
     }
 
     fn alone(workers: usize, window: usize) -> usize {

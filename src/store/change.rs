@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use rusqlite::params;
 
+use super::daily::day_after;
 use super::fault::Fault;
 use super::request::{Answer, Op};
 use super::settle::{End, Ends, Found, Wish};
@@ -409,7 +410,7 @@ impl Writer<'_> {
             self.pull_notices()?;
         }
         let (now, horizon) = (now.millis(), horizon.millis());
-        let page: Vec<[i64; 6]> = self
+        let page: Vec<[i64; 7]> = self
             .sql
             .far_ahead
             .query_map(params![horizon, after.0, after.1, STEP as i64], |row| {
@@ -420,13 +421,17 @@ impl Writer<'_> {
                     row.get(3)?,
                     row.get::<_, Option<i64>>(4)?.unwrap_or(0),
                     row.get(5)?,
+                    row.get::<_, Option<i64>>(6)?.unwrap_or(0),
                 ])
             })?
             .collect::<rusqlite::Result<_>>()?;
         let mut changed = 0;
-        for [id, _, state, destination, last_attempt, arrived] in &page {
-            if (*last_attempt).max(*arrived) > now {
-                self.sql.set_next.execute([*id, horizon])?;
+        // What is parked waits for a midnight that may not be the next one any more.
+        let midnight = day_after(Timestamp::from_millis(now)).millis();
+        for [id, next, state, destination, last_attempt, arrived, parked] in &page {
+            let strayed = *parked > 0 && *next > midnight;
+            if (*last_attempt).max(*arrived) > now || strayed {
+                self.sql.pull_in.execute([*id, horizon])?;
                 changed += 1;
                 if *state == rows::state_code(State::Queued) {
                     self.touched.insert(*destination);

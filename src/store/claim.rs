@@ -2,6 +2,7 @@
 
 use rusqlite::{OptionalExtension, params};
 
+use super::daily::Daily;
 use super::fault::Fault;
 use super::request::{Answer, Op};
 use super::rows::{self, row_id};
@@ -31,6 +32,8 @@ pub enum ClaimAction {
     Claim {
         /// The back-off's next attempt.
         next_attempt: Timestamp,
+        /// Where messages to the addresses are counted by the day.
+        daily: Option<Daily>,
     },
     /// The route has changed: move to this destination, stay queued.
     Move {
@@ -40,10 +43,16 @@ pub enum ClaimAction {
 }
 
 /// The answer to one [`ClaimRequest`], in the order of the requests.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Claimed {
     /// The numbers that were claimed or moved.
     pub numbers: Vec<u32>,
+    /// Others wait from now on until this time, because their addresses have had their share (SC-8).
+    pub parked: Option<Timestamp>,
+    /// Others have had theirs too, but this is their last attempt: they are due as they were, and to be claimed alone.
+    pub left: bool,
+    /// All that were claimed have had their share, which is so many a day: they are to end without contact.
+    pub over: Option<u32>,
 }
 
 impl Store {
@@ -89,53 +98,84 @@ impl Writer<'_> {
     pub(super) fn claim(&mut self, requests: &[ClaimRequest]) -> Result<Vec<Claimed>, Fault> {
         let mut answer = Vec::with_capacity(requests.len());
         for request in requests {
-            let mut numbers = Vec::with_capacity(request.numbers.len());
-            for &number in &request.numbers {
-                if self.claim_one(request, number)? {
-                    numbers.push(number);
+            let mut claimed = Claimed {
+                numbers: Vec::with_capacity(request.numbers.len()),
+                ..Claimed::default()
+            };
+            match &request.action {
+                ClaimAction::Claim {
+                    next_attempt,
+                    daily: None,
+                } => {
+                    for &number in &request.numbers {
+                        if self.claim_one(request, number, *next_attempt, None)? {
+                            claimed.numbers.push(number);
+                        }
+                    }
+                }
+                ClaimAction::Claim {
+                    next_attempt,
+                    daily: Some(daily),
+                } => self.claim_counted(request, *next_attempt, daily, &mut claimed)?,
+                ClaimAction::Move { destination } => {
+                    for &number in &request.numbers {
+                        if self.move_one(request, number, destination)? {
+                            claimed.numbers.push(number);
+                        }
+                    }
                 }
             }
-            answer.push(Claimed { numbers });
+            answer.push(claimed);
         }
         Ok(answer)
     }
 
-    fn claim_one(&mut self, request: &ClaimRequest, number: u32) -> Result<bool, Fault> {
+    /// `counted`: the day at which it is, if it is (SC-8).
+    pub(super) fn claim_one(
+        &mut self,
+        request: &ClaimRequest,
+        number: u32,
+        next_attempt: Timestamp,
+        counted: Option<i64>,
+    ) -> Result<bool, Fault> {
         let row = row_id(request.id, number);
-        match &request.action {
-            ClaimAction::Claim { next_attempt } => {
-                let now = self.now().millis();
-                // state and attempts are read again by the statement that claims.
-                let destination: Option<i64> = self
-                    .sql
-                    .claim
-                    .query_row(
-                        params![row, request.attempts, now, next_attempt.millis()],
-                        |row| row.get(0),
-                    )
-                    .optional()?;
-                let Some(destination) = destination else {
-                    return Ok(false);
-                };
-                self.touched.insert(destination);
-                self.tally.queued -= 1;
-                self.tally.claimed += 1;
-            }
-            ClaimAction::Move { destination } => {
-                let Some(found) = self.find(row)? else {
-                    return Ok(false);
-                };
-                let to = self.destination(destination)?;
-                let moved = self
-                    .sql
-                    .move_to
-                    .execute(params![row, request.attempts, to])?;
-                if moved == 0 {
-                    return Ok(false);
-                }
-                self.touched.extend([found.destination, to]);
-            }
+        let (now, next) = (self.now().millis(), next_attempt.millis());
+        // state and attempts are read again by the statement that claims.
+        let destination: Option<i64> = self
+            .sql
+            .claim
+            .query_row(params![row, request.attempts, now, next, counted], |row| {
+                row.get(0)
+            })
+            .optional()?;
+        let Some(destination) = destination else {
+            return Ok(false);
+        };
+        self.touched.insert(destination);
+        self.tally.queued -= 1;
+        self.tally.claimed += 1;
+        Ok(true)
+    }
+
+    fn move_one(
+        &mut self,
+        request: &ClaimRequest,
+        number: u32,
+        destination: &DestinationKey,
+    ) -> Result<bool, Fault> {
+        let row = row_id(request.id, number);
+        let Some(found) = self.find(row)? else {
+            return Ok(false);
+        };
+        let to = self.destination(destination)?;
+        let moved = self
+            .sql
+            .move_to
+            .execute(params![row, request.attempts, to])?;
+        if moved == 0 {
+            return Ok(false);
         }
+        self.touched.extend([found.destination, to]);
         Ok(true)
     }
 
@@ -156,6 +196,7 @@ impl Writer<'_> {
                 continue;
             };
             let now = self.now();
+            self.take_back(&found)?;
             self.sql
                 .give_back
                 .execute(params![row, due.millis(), now.millis(), blocker])?;

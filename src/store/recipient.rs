@@ -112,4 +112,6 @@ pub struct RecipientRow {
     pub doubt: Option<Doubt>,
     /// The age up to which its sender has been told of the delay (RT-8).
     pub delay_told: Duration,
+    /// So many messages a day may go to its address, and it waits until its next attempt for that (SC-8).
+    pub parked: Option<u32>,
 }

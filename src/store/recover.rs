@@ -147,6 +147,9 @@ impl Writer<'_> {
         ended: &mut Ends,
     ) -> Result<State, Fault> {
         let doubt = in_doubt.map(|_| rows::doubt_code(Some(Doubt::InDoubt)));
+        if doubt.is_none() {
+            self.take_back(found)?;
+        }
         // the record of the attempt that was cut off.
         let started = found.last_attempt.unwrap_or(0);
         let cut_off = Kind::CutOff as i64;

@@ -71,9 +71,9 @@ pub(super) const HEAD: &str = "m.id, m.arrived, m.caller, m.client, m.sender, m.
 
 /// Columns of [`recipient`], of a recipient `r` and its destination's key.
 pub(super) const RECIPIENT: &str = "r.id, r.state, r.attempts, r.last_attempt, r.next_attempt, r.transport, r.dialled, \
-    r.blocker, r.doubt, r.address, r.orcpt, r.notify, r.delay_told";
+    r.blocker, r.doubt, r.address, r.orcpt, r.notify, r.delay_told, r.parked";
 /// How many they are; [`recipient`] takes the destination's key apart from them.
-pub(super) const RECIPIENT_WIDTH: usize = 13;
+pub(super) const RECIPIENT_WIDTH: usize = 14;
 
 fn get<T: FromSql>(row: &Row<'_>, index: usize) -> Result<T, Damage> {
     row.get(index).map_err(Damage::from)
@@ -276,6 +276,7 @@ pub(super) fn recipient(
         blocker: get(row, at + 7)?,
         doubt: doubt(get(row, at + 8)?)?,
         delay_told: span(get(row, at + 12)?),
+        parked: get(row, at + 13)?,
     })
 }
 

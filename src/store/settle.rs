@@ -97,6 +97,8 @@ pub(super) struct Found {
     pub(super) wish: Wish,
     pub(super) wish_text: Option<String>,
     pub(super) wish_uid: Option<i64>,
+    /// The day at which the running attempt is counted (SC-8).
+    pub(super) counted: Option<i64>,
 }
 
 impl Found {
@@ -119,6 +121,7 @@ impl Found {
             },
             wish_text: row.get(9)?,
             wish_uid: row.get(10)?,
+            counted: row.get(11)?,
         })
     }
 
@@ -212,6 +215,9 @@ impl Writer<'_> {
                 outcome.number
             );
             return Ok(None);
+        }
+        if outcome.verdict != Verdict::Delivered && !attempt.may_be_sent_twice {
+            self.take_back(&found)?;
         }
         self.insert_attempt(row, found.attempts, attempt)?;
         let doubt = if attempt.may_be_sent_twice {

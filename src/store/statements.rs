@@ -60,19 +60,30 @@ statements! {
         WHERE state = 0 AND destination = ?1 AND rank > ?2 ORDER BY rank, next_attempt LIMIT 1";
     save_next_due: "UPDATE destination SET next_due = ?2 WHERE id = ?1 AND next_due IS NOT ?2";
 
-    claim: "UPDATE recipient SET state = 1, attempts = attempts + 1, last_attempt = ?3, next_attempt = ?4 \
-        WHERE id = ?1 AND state = 0 AND attempts = ?2 RETURNING destination";
+    claim: "UPDATE recipient SET state = 1, attempts = attempts + 1, last_attempt = ?3, next_attempt = ?4, counted = ?5, \
+        parked = NULL WHERE id = ?1 AND state = 0 AND attempts = ?2 RETURNING destination";
+    /// Changes nothing when the address has had its share, or the row is not as it was.
+    count_address: "INSERT INTO address_day (day, address, count) SELECT ?4, lower(address), 1 FROM recipient \
+        WHERE id = ?1 AND state = 0 AND attempts = ?2 ON CONFLICT DO UPDATE SET count = count + 1 WHERE count < ?3";
+    park: "UPDATE recipient SET next_attempt = ?3, parked = ?4 WHERE id = ?1 AND state = 0 AND attempts = ?2 \
+        RETURNING destination";
+    uncount_address: "UPDATE address_day SET count = count - 1 WHERE count > 0 \
+        AND (day, address) = (SELECT counted, lower(address) FROM recipient WHERE id = ?1)";
+    /// A bounded step: more than one row goes for each that comes.
+    forget_old_addresses: "DELETE FROM address_day WHERE (day, address) IN \
+        (SELECT day, address FROM address_day WHERE day < ?1 ORDER BY day, address LIMIT 4)";
     move_to: "UPDATE recipient SET destination = ?3 WHERE id = ?1 AND state = 0 AND attempts = ?2";
 
-    find_recipient: "SELECT state, destination, attempts, last_attempt, alone, doubt, domain, dialled, wish, wish_text, wish_uid \
-        FROM recipient WHERE id = ?1";
+    find_recipient: "SELECT state, destination, attempts, last_attempt, alone, doubt, domain, dialled, wish, wish_text, wish_uid, \
+        counted FROM recipient WHERE id = ?1";
     finish: "UPDATE recipient SET state = ?2, finished = ?3, blocker = ?4, doubt = ?5, used = coalesce(?6, used), \
-        dialled = coalesce(?7, dialled), wish = 0, wish_text = NULL, wish_uid = NULL, delay_due = NULL WHERE id = ?1";
+        dialled = coalesce(?7, dialled), wish = 0, wish_text = NULL, wish_uid = NULL, delay_due = NULL, counted = NULL, \
+        parked = NULL WHERE id = ?1";
     defer: "UPDATE recipient SET state = ?2, next_attempt = ?3, destination = ?4, blocker = ?5, doubt = ?6, used = ?7, \
-        dialled = ?8, wish = 0, wish_text = NULL, wish_uid = NULL, delay_due = ?9 WHERE id = ?1";
+        dialled = ?8, wish = 0, wish_text = NULL, wish_uid = NULL, delay_due = ?9, counted = NULL WHERE id = ?1";
     next_attempt: "SELECT next_attempt FROM recipient WHERE id = ?1";
     /// A first claim given back may have no time for a delay yet: whoever tells of delays looks at it and sets one.
-    give_back: "UPDATE recipient SET state = 0, next_attempt = ?2, attempts = attempts - 1, \
+    give_back: "UPDATE recipient SET state = 0, next_attempt = ?2, attempts = attempts - 1, counted = NULL, \
         delay_due = CASE WHEN attempts = 1 THEN coalesce(delay_due, ?3) ELSE delay_due END, blocker = coalesce(?4, blocker), \
         last_attempt = (SELECT max(started) FROM attempt WHERE recipient = ?1 AND kind < 2) WHERE id = ?1";
     insert_attempt: "INSERT INTO attempt (recipient, ordinal, kind, started, duration, in_queue, in_connect, in_session, in_data, \
@@ -84,7 +95,8 @@ statements! {
     count_fault: "UPDATE message SET faults = faults + 1 WHERE id = ?1 RETURNING faults";
     count_death: "UPDATE message SET deaths = deaths + 1 WHERE id = ?1 RETURNING deaths";
 
-    set_next: "UPDATE recipient SET next_attempt = ?2 WHERE id = ?1";
+    set_next: "UPDATE recipient SET next_attempt = ?2, parked = NULL WHERE id = ?1";
+    pull_in: "UPDATE recipient SET next_attempt = ?2 WHERE id = ?1";
     hold: "UPDATE recipient SET state = 2, blocker = ?2 WHERE id = ?1";
     release_held: "UPDATE recipient SET state = 0 WHERE id = ?1";
     set_require_tls: "UPDATE message SET require_tls = ?2 WHERE id = ?1";
@@ -96,9 +108,9 @@ statements! {
     claimed: "SELECT id FROM recipient INDEXED BY recipient_state WHERE state = 1 AND state < 3 AND id > ?1 \
         ORDER BY id LIMIT ?2";
     doubt: "UPDATE recipient SET state = ?2, doubt = coalesce(?5, doubt), blocker = ?3, wish = 0, wish_text = NULL, wish_uid = NULL, \
-        delay_due = coalesce(delay_due, ?4) WHERE id = ?1";
+        delay_due = coalesce(delay_due, ?4), counted = NULL WHERE id = ?1";
     /// Latest due first: what a backward step of the clock left too far ahead.
-    far_ahead: "SELECT r.id, r.next_attempt, r.state, r.destination, r.last_attempt, m.arrived \
+    far_ahead: "SELECT r.id, r.next_attempt, r.state, r.destination, r.last_attempt, m.arrived, r.parked \
         FROM recipient r INDEXED BY recipient_next CROSS JOIN message m ON m.id = r.id >> 20 \
         WHERE r.state < 3 AND r.next_attempt > ?1 AND (r.next_attempt, r.id) < (?2, ?3) \
         ORDER BY r.next_attempt DESC, r.id DESC LIMIT ?4";

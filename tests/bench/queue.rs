@@ -129,7 +129,10 @@ fn defer(store: &Store, clock: &Clock, domain: &str, limit: usize) -> usize {
             id: one.head.id,
             numbers: vec![one.row.id.number],
             attempts: one.row.attempts,
-            action: ClaimAction::Claim { next_attempt },
+            action: ClaimAction::Claim {
+                next_attempt,
+                daily: None,
+            },
         })
         .collect();
     store.claim(requests).unwrap();

@@ -163,7 +163,10 @@ impl Fixture {
             id,
             numbers: numbers.to_vec(),
             attempts: 0,
-            action: ClaimAction::Claim { next_attempt },
+            action: ClaimAction::Claim {
+                next_attempt,
+                daily: None,
+            },
         }]);
         assert_eq!(claimed.unwrap()[0].numbers, numbers);
     }

@@ -402,6 +402,7 @@ fn new_mail_may_be_claimed_in_the_commit_that_accepts_it() {
         destination,
         transport: "direct".to_owned(),
         content: None,
+        over: None,
         claimed_at: office.now(),
         permit,
     });

@@ -8,6 +8,7 @@ mod support;
 mod client;
 mod config;
 mod control;
+mod daily;
 mod dead;
 mod destinations;
 mod dispatch;

@@ -29,7 +29,10 @@ fn claim(id: QueueId, numbers: &[u32], attempts: u32, next_attempt: Timestamp) -
         id,
         numbers: numbers.to_vec(),
         attempts,
-        action: ClaimAction::Claim { next_attempt },
+        action: ClaimAction::Claim {
+            next_attempt,
+            daily: None,
+        },
     }
 }
 

@@ -312,7 +312,6 @@ fn a_host_name_must_be_a_full_domain_name() {
 fn what_this_version_cannot_do_is_refused_with_those_words() {
     for text in [
         "[http]\naddress = \"127.0.0.1:80\"",
-        "[limits]\nper_address_day = 1",
         "[control]\ntcp = \"127.0.0.1:2500\"",
         "[[listen]]\naddress = \"127.0.0.1:1\"\nrole = \"submission\"",
         "[[listen]]\naddress = \"127.0.0.1:1\"\nrole = \"lmtp\"",

@@ -9,7 +9,7 @@ use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::dispatch::{Permit, Transaction};
 use crate::message::{Head, NewRecipient, RecipientId};
-use crate::policy::limit::limits;
+use crate::policy::limit::{any_per_address_day, limits, per_address_day};
 use crate::policy::notice;
 use crate::policy::retry::Terms;
 use crate::policy::route::{RouteFacts, route};
@@ -95,9 +95,17 @@ impl Incoming<'_> {
         }
         // A message for many groups would wait many times.
         let alone = groups.len() == 1;
+        // SC-8: what is counted by the day is so by the claims of the dispatcher.
+        let by_day = any_per_address_day(config);
         for ((transport, destination), group) in groups {
+            let limits = limits(config, &destination);
+            let counted = |index: &usize| {
+                let domain = plan.rows[*index].recipient.path.domain();
+                per_address_day(config, &destination, &limits, domain) > 0
+            };
             let claim = group.usable
-                && group.members.len() <= limits(config, &destination).recipients
+                && group.members.len() <= limits.recipients
+                && !(by_day && group.members.iter().any(counted))
                 && plan.claimed.len() < MAX_CLAIMED_GROUPS;
             let permit = match claim {
                 true if alone => self.intake.dispatcher.reserve_soon(&destination),
@@ -147,6 +155,7 @@ impl Plan {
                 blocker: String::new(),
                 doubt: None,
                 delay_told: Duration::ZERO,
+                parked: None,
             });
         }
         self.claimed.push(Transaction {
@@ -155,6 +164,7 @@ impl Plan {
             destination,
             transport,
             content: None,
+            over: None,
             claimed_at: head.arrived,
             permit,
         });

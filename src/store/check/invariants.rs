@@ -103,7 +103,8 @@ pub(super) const OF_MESSAGES: &[Invariant] = &[
             WHERE r.id BETWEEN ?1 << 20 AND (?2 << 20) + 1048575 AND (r.state NOT BETWEEN 0 AND 6 \
             OR r.doubt NOT BETWEEN 0 AND 2 OR r.wish NOT BETWEEN 0 AND 3 OR r.attempts < 0 \
             OR (r.finished IS NULL) <> (r.state < 3) OR r.state = 1 AND (r.attempts = 0 OR r.last_attempt IS NULL) \
-            OR r.state >= 3 AND (r.delay_due IS NOT NULL OR r.wish <> 0))",
+            OR r.state >= 3 AND (r.delay_due IS NOT NULL OR r.wish <> 0) OR r.state <> 1 AND r.counted IS NOT NULL \
+            OR r.state NOT IN (0, 2) AND r.parked IS NOT NULL)",
     },
     Invariant {
         name: "content",

@@ -231,6 +231,7 @@ impl Bench {
                 attempts: rows[0].attempts,
                 action: ClaimAction::Claim {
                     next_attempt: now.plus(Duration::from_secs(450)),
+                    daily: None,
                 },
             }])
             .unwrap();
@@ -242,6 +243,7 @@ impl Bench {
             recipients: rows,
             transport: self.transport.clone(),
             content,
+            over: None,
             claimed_at: now,
             permit: Permit::detached(),
         };

@@ -175,6 +175,7 @@ impl World {
             attempts: row.attempts,
             action: ClaimAction::Claim {
                 next_attempt: self.now(),
+                daily: None,
             },
         };
         self.queue().store.claim(vec![claim]).unwrap();

@@ -187,7 +187,10 @@ impl World {
             id,
             numbers: vec![number],
             attempts: recipient.attempts + u32::from(stale),
-            action: ClaimAction::Claim { next_attempt },
+            action: ClaimAction::Claim {
+                next_attempt,
+                daily: None,
+            },
         };
         let claimed = self.queue.store.claim(vec![request]).unwrap();
         let expected = recipient.state == State::Queued && !stale;

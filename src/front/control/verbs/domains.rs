@@ -104,6 +104,7 @@ fn record(known: &Known, queued: &QueuedAt) -> Record {
     let dead = known.dead.as_ref();
     let interval = Some(known.limits.dial_interval).filter(|interval| !interval.is_zero());
     let interval = interval.map(Span);
+    let by_day = Some(known.limits.per_address_day).filter(|most| *most > 0);
     Record::new()
         .text("destination", &known.key)
         .text("state", state_of(known))
@@ -116,6 +117,7 @@ fn record(known: &Known, queued: &QueuedAt) -> Record {
         .maybe("next", queued.next)
         .maybe("rate", known.limits.rate)
         .maybe("dial-interval", interval)
+        .maybe("per-address-day", by_day)
         .maybe("limit", known.waits_for.as_ref().map(|(limit, _)| limit))
         .maybe(
             "until",
