@@ -29,6 +29,7 @@ pub mod net;
 pub mod policy;
 pub mod recent;
 pub mod smtp;
+pub mod spare;
 pub mod store;
 #[cfg(test)]
 mod testing;

@@ -82,7 +82,7 @@ pub(super) enum After {
 }
 
 /// Carries out the attempt. Every row is settled or given back when it returns.
-pub(super) fn attempt(parts: &Parts, running: &Running, warm: Option<Arc<[u8]>>) -> Left {
+pub(super) fn attempt(parts: &Parts, running: &Running, warm: Option<Arc<Vec<u8>>>) -> Left {
     let config = parts.live.get();
     let rows: Vec<usize> = (0..running.rows.len()).collect();
     let stopped = |failure: Failure| {

@@ -13,7 +13,7 @@ pub struct Content {
 
 enum Body {
     /// All of it, in memory.
-    Whole(Arc<[u8]>),
+    Whole(Arc<Vec<u8>>),
     /// Read anew for each transaction; the chunks of a large message are never in memory together (ST-17).
     Stored(Store),
 }
@@ -27,7 +27,7 @@ impl Content {
     pub fn open(
         store: &Store,
         head: &Arc<Head>,
-        warm: Option<Arc<[u8]>>,
+        warm: Option<Arc<Vec<u8>>>,
     ) -> Result<Content, StoreError> {
         let body = match warm {
             Some(warm) => Body::Whole(warm),
@@ -35,7 +35,7 @@ impl Content {
                 let mut reader = store.content(head.id)?;
                 let first = reader.next_chunk()?.unwrap_or_default();
                 if first.len() as u64 == head.content_size() {
-                    Body::Whole(first.into())
+                    Body::Whole(Arc::new(first))
                 } else {
                     Body::Stored(store.clone())
                 }

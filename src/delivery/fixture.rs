@@ -37,7 +37,7 @@ impl Fixture {
         store
             .enqueue(NewMessage {
                 head: Arc::new(head(id, clock.now())),
-                content: NewContent::Inline(Arc::from(&b"S: x\r\n\r\nbody\r\n"[..])),
+                content: NewContent::Inline(Arc::new(b"S: x\r\n\r\nbody\r\n".to_vec())),
                 recipients: vec![NewRow {
                     recipient: NewRecipient {
                         path: Mailbox::parse("bob@dest.test", false).unwrap(),

@@ -19,6 +19,7 @@ use crate::smtp::client::{
 use crate::smtp::ehlo::Capabilities;
 use crate::smtp::sasl::Mechanism;
 use crate::smtp::serialise::Serialiser;
+use crate::spare::Spare;
 
 /// What is written at once. A small message goes out with its dot in one write.
 const BLOCK: usize = 64 * 1024;
@@ -332,7 +333,9 @@ impl Course<'_> {
     ) -> Result<bool, Break> {
         let mut serialiser = Serialiser::new();
         let mut pieces = content.read().map_err(Break::Content)?;
-        let mut block = Vec::with_capacity(BLOCK.min(content.size() as usize + 64));
+        let mut block = Spare::take();
+        block.clear();
+        block.reserve(BLOCK.min(content.size() as usize + 64));
         let mut spare = Vec::new();
         while let Some(piece) = pieces.next_piece().map_err(Break::Content)? {
             let piece = serialiser.piece(piece, &mut spare);

@@ -181,7 +181,7 @@ fn carry_out(
     parts: &Parts,
     transaction: Transaction,
     worker: &str,
-    attempt: impl FnOnce(&Parts, &Running, Option<Arc<[u8]>>) -> Left,
+    attempt: impl FnOnce(&Parts, &Running, Option<Arc<Vec<u8>>>) -> Left,
 ) {
     let Transaction {
         head,
@@ -293,7 +293,10 @@ mod tests {
     use crate::policy::failure::Cause;
     use crate::store::{Doubt, State};
 
-    fn run(fixture: &Fixture, attempt: impl FnOnce(&Parts, &Running, Option<Arc<[u8]>>) -> Left) {
+    fn run(
+        fixture: &Fixture,
+        attempt: impl FnOnce(&Parts, &Running, Option<Arc<Vec<u8>>>) -> Left,
+    ) {
         let transaction = fixture.claim();
         carry_out(&fixture.parts, transaction, "worker-7", attempt);
     }

@@ -19,7 +19,7 @@ pub struct Job {
     /// The transport that the route named.
     pub transport: String,
     /// The content, if it is small and came with the rows.
-    pub content: Option<Arc<[u8]>>,
+    pub content: Option<Arc<Vec<u8>>>,
 }
 
 /// Recipients of one message that wait in the wrong group.

@@ -22,7 +22,7 @@ pub struct Transaction {
     /// The name of the transport that the route named.
     pub transport: String,
     /// The content, if it is small and came with the message or with the other rows (design.md 12).
-    pub content: Option<Arc<[u8]>>,
+    pub content: Option<Arc<Vec<u8>>>,
     /// Its recipients have had as many messages today as this, and it is their last attempt: nobody is contacted (SC-8).
     pub over: Option<u32>,
     /// When it was claimed.

@@ -334,7 +334,7 @@ impl Incoming<'_> {
 
     fn take_content(&mut self) -> Result<(QueueId, NewContent), Refusal> {
         if self.staged.is_none() && self.buffer.len() as u64 <= INLINE {
-            let content = std::mem::take(&mut self.buffer).into();
+            let content = Arc::new(std::mem::take(&mut self.buffer));
             let id = self.intake.store.allocate_id()?;
             return Ok((id, NewContent::Inline(content)));
         }

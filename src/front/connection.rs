@@ -63,7 +63,7 @@ impl Connection {
     /// The client is gone already.
     pub fn into_stream(self) -> io::Result<Stream> {
         match self {
-            Connection::Tcp(tcp, _) => Stream::from_tcp(tcp),
+            Connection::Tcp(tcp, peer) => Stream::from_tcp(tcp, peer),
             Connection::Unix(unix) => Stream::from_unix(unix),
         }
     }

@@ -504,7 +504,7 @@ fn own_message(
     };
     let message = NewMessage {
         head: Arc::new(head),
-        content: NewContent::Inline(composed.content.clone().into()),
+        content: NewContent::Inline(Arc::new(composed.content.clone())),
         recipients: vec![row],
         exempt_from_limits: true,
     };

@@ -27,6 +27,7 @@ use crate::smtp::line::{Line, LineReader};
 use crate::smtp::server::{
     CUT_OFF, Host, Recipient, STOPPING, Session, Settings, Step, TIMED_OUT, Tls, Transaction,
 };
+use crate::spare::Spare;
 
 /// Octets that are read at once.
 const BUFFER: usize = 32 * 1024;
@@ -152,15 +153,17 @@ pub(super) fn serve(stream: Stream, place: &Place<'_>) {
 
 /// Bytes of the client that were read and not used.
 struct Input {
-    buffer: Box<[u8]>,
+    buffer: Spare,
     start: usize,
     end: usize,
 }
 
 impl Input {
     fn new(size: usize) -> Input {
+        let mut buffer = Spare::take();
+        buffer.resize(size, 0);
         Input {
-            buffer: vec![0; size].into_boxed_slice(),
+            buffer,
             start: 0,
             end: 0,
         }

@@ -1,5 +1,6 @@
 //! Text and JSON forms of a line.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write};
 use std::time::Duration;
 
@@ -12,6 +13,9 @@ use crate::config::LogFormat;
 
 /// Keys whose values are words of others and are quoted even if they need not be, so that a reader sees them end.
 const ALWAYS_QUOTED: [&str; 2] = ["text", "reason"];
+
+/// Octets of most lines, at most.
+const USUAL: usize = 512;
 
 /// Bytes that may stand in a value without quotes.
 fn is_plain(byte: u8) -> bool {
@@ -121,7 +125,7 @@ pub(super) fn is_line(record: &Record<'_>) -> bool {
 /// sinks add their own; the JSON form has both.
 pub(super) fn body(record: &Record<'_>, at: Timestamp, format: LogFormat) -> String {
     let words = record.args().to_string();
-    let mut out = String::with_capacity(200);
+    let mut out = String::with_capacity(USUAL);
     let written = match format {
         LogFormat::Text => text_body(&mut out, record, &words),
         LogFormat::Json => json_body(&mut out, record, &words, at),
@@ -146,7 +150,7 @@ fn text_body(out: &mut String, record: &Record<'_>, words: &str) -> fmt::Result 
         out.push(' ');
         match number(value) {
             Some(number) => write!(out, "{key}={number}"),
-            None => pair(out, key, &value.to_string()),
+            None => pair(out, key, &text(value)),
         }
     });
     Ok(())
@@ -172,7 +176,7 @@ fn json_body(out: &mut String, record: &Record<'_>, words: &str, at: Timestamp) 
         out.push(':');
         match number(value) {
             Some(number) => write!(out, "{number}"),
-            None => json_string(out, &value.to_string()),
+            None => json_string(out, &text(value)),
         }
     });
     out.push('}');
@@ -182,6 +186,13 @@ fn json_body(out: &mut String, record: &Record<'_>, words: &str, at: Timestamp) 
 /// Notes may quote anything; four times the limit of peer text keeps them one datagram.
 fn capped(words: &str) -> &str {
     &words[..cut_at(words, 2048)]
+}
+
+fn text<'v>(value: &Value<'v>) -> Cow<'v, str> {
+    match value.to_borrowed_str() {
+        Some(text) => Cow::Borrowed(text),
+        None => Cow::Owned(value.to_string()),
+    }
 }
 
 fn number(value: &Value<'_>) -> Option<i64> {

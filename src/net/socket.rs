@@ -27,7 +27,14 @@ const FIRST_WAIT_OF_CLIENT: Duration = Duration::from_millis(100);
 
 /// A connected socket.
 #[derive(Debug)]
-pub(super) enum Socket {
+pub(super) struct Socket {
+    kind: Kind,
+    /// How long a blocking read waits in the kernel.
+    first_wait: Duration,
+}
+
+#[derive(Debug)]
+enum Kind {
     /// TCP, with the peer's address as it was at the start (a reset connection has none any more).
     Tcp(TcpStream, SocketAddr),
     /// Unix.
@@ -35,18 +42,23 @@ pub(super) enum Socket {
 }
 
 impl Socket {
-    /// An accepted TCP connection.
-    pub(super) fn from_tcp(tcp: TcpStream) -> io::Result<Socket> {
-        let peer = tcp.peer_addr()?;
+    /// An accepted TCP connection, and whose it is.
+    pub(super) fn from_tcp(tcp: TcpStream, peer: SocketAddr) -> io::Result<Socket> {
         tcp.set_nodelay(true)?;
-        tcp.set_read_timeout(Some(FIRST_WAIT_OF_CLIENT))?;
-        Ok(Socket::Tcp(tcp, peer))
+        Socket::with(Kind::Tcp(tcp, peer), FIRST_WAIT_OF_CLIENT)
     }
 
     /// A Unix connection.
     pub(super) fn from_unix(unix: UnixStream) -> io::Result<Socket> {
-        unix.set_read_timeout(Some(FIRST_WAIT_OF_CLIENT))?;
-        Ok(Socket::Unix(unix))
+        Socket::with(Kind::Unix(unix), FIRST_WAIT_OF_CLIENT)
+    }
+
+    fn with(kind: Kind, first_wait: Duration) -> io::Result<Socket> {
+        match &kind {
+            Kind::Tcp(tcp, _) => tcp.set_read_timeout(Some(first_wait))?,
+            Kind::Unix(unix) => unix.set_read_timeout(Some(first_wait))?,
+        }
+        Ok(Socket { kind, first_wait })
     }
 
     /// Connects a socket from [`unconnected`].
@@ -57,31 +69,32 @@ impl Socket {
     ) -> io::Result<Socket> {
         socket.connect_timeout(&SockAddr::from(address), deadline.remaining()?)?;
         socket.set_tcp_nodelay(true)?;
-        socket.set_read_timeout(Some(FIRST_WAIT))?;
-        Ok(Socket::Tcp(socket.into(), address))
+        Socket::with(Kind::Tcp(socket.into(), address), FIRST_WAIT)
     }
 
     /// Connects to a Unix socket. A listener with too many in its queue refuses at once (unix(7)).
     pub(super) fn connect_unix(path: &Path, deadline: Deadline) -> io::Result<Socket> {
         let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.connect_timeout(&SockAddr::unix(path)?, deadline.remaining()?)?;
-        socket.set_read_timeout(Some(FIRST_WAIT))?;
-        Ok(Socket::Unix(UnixStream::from(OwnedFd::from(socket))))
+        Socket::with(
+            Kind::Unix(UnixStream::from(OwnedFd::from(socket))),
+            FIRST_WAIT,
+        )
     }
 
     /// The peer's address; `None` for Unix sockets.
     pub(super) fn peer(&self) -> Option<SocketAddr> {
-        match self {
-            Socket::Tcp(_, peer) => Some(*peer),
-            Socket::Unix(_) => None,
+        match &self.kind {
+            Kind::Tcp(_, peer) => Some(*peer),
+            Kind::Unix(_) => None,
         }
     }
 
     /// Our own address; `None` for Unix sockets.
     pub(super) fn local(&self) -> Option<SocketAddr> {
-        match self {
-            Socket::Tcp(tcp, _) => tcp.local_addr().ok(),
-            Socket::Unix(_) => None,
+        match &self.kind {
+            Kind::Tcp(tcp, _) => tcp.local_addr().ok(),
+            Kind::Unix(_) => None,
         }
     }
 
@@ -94,7 +107,7 @@ impl Socket {
         deadline: Deadline,
     ) -> io::Result<Option<usize>> {
         let mut flags = MsgFlags::empty();
-        if deadline.remaining()? < FIRST_WAIT_OF_CLIENT {
+        if deadline.remaining()? < self.first_wait {
             flags = MsgFlags::MSG_DONTWAIT;
         }
         loop {
@@ -118,7 +131,7 @@ impl Socket {
     /// Reads at least one byte, or 0 at the end.
     pub(super) fn read(&self, buf: &mut [u8], deadline: Deadline) -> io::Result<usize> {
         let mut flags = MsgFlags::empty();
-        if deadline.remaining()? < FIRST_WAIT {
+        if deadline.remaining()? < self.first_wait {
             flags = MsgFlags::MSG_DONTWAIT;
         }
         loop {
@@ -210,9 +223,9 @@ impl Socket {
 
     /// Ends our side of the connection.
     pub(super) fn finish_writing(&self) -> io::Result<()> {
-        match self {
-            Socket::Tcp(tcp, _) => tcp.shutdown(Shutdown::Write),
-            Socket::Unix(unix) => unix.shutdown(Shutdown::Write),
+        match &self.kind {
+            Kind::Tcp(tcp, _) => tcp.shutdown(Shutdown::Write),
+            Kind::Unix(unix) => unix.shutdown(Shutdown::Write),
         }
     }
 
@@ -223,9 +236,9 @@ impl Socket {
 
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Socket::Tcp(tcp, _) => tcp.as_fd(),
-            Socket::Unix(unix) => unix.as_fd(),
+        match &self.kind {
+            Kind::Tcp(tcp, _) => tcp.as_fd(),
+            Kind::Unix(unix) => unix.as_fd(),
         }
     }
 }

@@ -65,12 +65,12 @@ impl Stream {
         Ok(Stream(Layer::Plain(Socket::connect_unix(path, deadline)?)))
     }
 
-    /// Wraps an accepted TCP connection; sets TCP_NODELAY.
+    /// Wraps a TCP connection that was accepted from `peer`; sets TCP_NODELAY.
     ///
     /// # Errors
     /// The system's.
-    pub fn from_tcp(tcp: TcpStream) -> io::Result<Stream> {
-        Ok(Stream(Layer::Plain(Socket::from_tcp(tcp)?)))
+    pub fn from_tcp(tcp: TcpStream, peer: SocketAddr) -> io::Result<Stream> {
+        Ok(Stream(Layer::Plain(Socket::from_tcp(tcp, peer)?)))
     }
 
     /// Wraps an accepted Unix connection.

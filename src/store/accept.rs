@@ -17,7 +17,8 @@ use crate::smtp::address::AddressDomain;
 /// The content of a new message.
 pub enum NewContent {
     /// Small: goes into the accepting commit. Shared, so that a worker can send it from memory while it is warm.
-    Inline(Arc<[u8]>),
+    // A vector, so that what was received becomes it without a copy.
+    Inline(Arc<Vec<u8>>),
     /// Large: staged ahead in chunks; the last commit makes it a message.
     Staged(Staged),
 }

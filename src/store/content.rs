@@ -24,7 +24,7 @@ const TOGETHER: u64 = 1 << 20;
 const ONE_CHUNK: &str = "SELECT data FROM chunk WHERE id = ?1";
 
 /// Small content by its message, without the added header.
-pub type Contents = HashMap<QueueId, Arc<[u8]>>;
+pub type Contents = HashMap<QueueId, Arc<Vec<u8>>>;
 
 /// The content of those of these messages whose content is small, as far as it can be read and is whole.
 pub(super) fn small(conn: &Connection, of: &[DueRecipient]) -> Contents {
@@ -39,10 +39,10 @@ pub(super) fn small(conn: &Connection, of: &[DueRecipient]) -> Contents {
             continue;
         }
         let data = chunk.query_row([row_id(head.id, 0)], |row| {
-            Ok(Arc::from(row.get_ref(0)?.as_blob()?))
+            Ok(Arc::new(row.get_ref(0)?.as_blob()?.to_vec()))
         });
         if let Ok(data) = data
-            && <[u8]>::len(&data) as u64 == size
+            && data.len() as u64 == size
         {
             left -= size;
             contents.insert(head.id, data);

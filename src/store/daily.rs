@@ -180,7 +180,7 @@ mod tests {
             };
             let new = NewMessage {
                 head: Head::new(id, self.clock.now(), "relay").into(),
-                content: NewContent::Inline(b"x\r\n"[..].into()),
+                content: NewContent::Inline(b"x\r\n".to_vec().into()),
                 recipients: to.iter().map(row).collect(),
                 exempt_from_limits: false,
             };

@@ -37,13 +37,13 @@ impl Writer<'_> {
         match self.group_with_room(&jobs) {
             Outcome::Committed(answers) => {
                 for (job, answer) in jobs.into_iter().zip(answers) {
-                    job.reply.send(answer);
+                    job.reply.send(answer, job.op);
                 }
                 true
             }
             Outcome::RolledBack(error) if jobs.len() == 1 => {
                 for job in jobs {
-                    job.reply.send(Err(error.clone()));
+                    job.reply.send(Err(error.clone()), job.op);
                 }
                 true
             }
@@ -58,17 +58,19 @@ impl Writer<'_> {
             Outcome::Doubtful(text) => {
                 for job in jobs {
                     // Who waits for an outcome to be recorded asks again, and may: it is the same outcome.
-                    job.reply.send(Err(if job.op.must_be_recorded() {
+                    let answer = if job.op.must_be_recorded() {
                         StoreError::Full(text.clone())
                     } else {
                         StoreError::Unknown(text.clone())
-                    }));
+                    };
+                    job.reply.send(Err(answer), job.op);
                 }
                 true
             }
             Outcome::Unknown(text) => {
                 for job in jobs {
-                    job.reply.send(Err(StoreError::Unknown(text.clone())));
+                    job.reply
+                        .send(Err(StoreError::Unknown(text.clone())), job.op);
                 }
                 self.shared.end(Fatal::Io(text));
                 false

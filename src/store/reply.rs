@@ -7,10 +7,9 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::StoreError;
-use super::request::Answer;
+use super::request::{Answer, Op};
 use super::shared::lock;
 
-#[derive(Debug)]
 enum State {
     /// The writer has not begun.
     Waiting,
@@ -18,21 +17,19 @@ enum State {
     Taken,
     /// The caller gave up before the writer began: it must not be done.
     GivenUp,
-    Answered(Result<Answer, StoreError>),
+    /// With what was asked for: who made it takes it apart, and the writer need not wait for its memory.
+    Answered(Result<Answer, StoreError>, Option<Op>),
 }
 
-#[derive(Debug)]
 struct Slot {
     state: Mutex<State>,
     answered: Condvar,
 }
 
 /// The writer's end. Dropped without an answer, it answers [`StoreError::Closed`].
-#[derive(Debug)]
 pub(super) struct Reply(Arc<Slot>);
 
 /// The caller's end.
-#[derive(Debug)]
 pub(super) struct Waiter(Arc<Slot>);
 
 /// Both ends.
@@ -56,8 +53,8 @@ impl Reply {
     }
 
     /// Answers. A caller that is gone cannot be told; what it asked for stands.
-    pub(super) fn send(self, answer: Result<Answer, StoreError>) {
-        *lock(&self.0.state) = State::Answered(answer);
+    pub(super) fn send(self, answer: Result<Answer, StoreError>, op: Op) {
+        *lock(&self.0.state) = State::Answered(answer, Some(op));
         self.0.answered.notify_one();
     }
 }
@@ -65,8 +62,8 @@ impl Reply {
 impl Drop for Reply {
     fn drop(&mut self) {
         let mut state = lock(&self.0.state);
-        if !matches!(*state, State::Answered(_)) {
-            *state = State::Answered(Err(StoreError::Closed));
+        if !matches!(*state, State::Answered(..)) {
+            *state = State::Answered(Err(StoreError::Closed), None);
             drop(state);
             self.0.answered.notify_one();
         }
@@ -78,8 +75,12 @@ impl Waiter {
     pub(super) fn wait(self) -> Result<Answer, StoreError> {
         let mut state = lock(&self.0.state);
         loop {
-            if let State::Answered(answer) = &mut *state {
-                return std::mem::replace(answer, Err(StoreError::Closed));
+            if let State::Answered(answer, op) = &mut *state {
+                let answer = std::mem::replace(answer, Err(StoreError::Closed));
+                let op = op.take();
+                drop(state);
+                drop(op);
+                return answer;
             }
             state = self
                 .0
@@ -128,7 +129,7 @@ mod tests {
         let (writer, caller) = reply();
         assert!(writer.take());
         let waiting = std::thread::spawn(move || caller.wait_or_give_up(Duration::ZERO));
-        writer.send(Ok(Answer::Done));
+        writer.send(Ok(Answer::Done), Op::Rest);
         assert!(matches!(waiting.join().unwrap(), Ok(Answer::Done)));
     }
 

@@ -92,7 +92,7 @@ pub(super) struct Enqueue {
 
 /// Its content.
 pub(super) enum Content {
-    Inline(Arc<[u8]>),
+    Inline(Arc<Vec<u8>>),
     /// Already there: rows and octets.
     Staged {
         chunks: u32,

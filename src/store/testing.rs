@@ -61,6 +61,6 @@ pub(super) fn enqueue(id: i64, content: &[u8]) -> Op {
             delay_due: None,
         }],
         exempt: false,
-        content: Content::Inline(Arc::from(content)),
+        content: Content::Inline(Arc::new(content.to_vec())),
     })
 }

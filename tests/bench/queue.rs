@@ -145,7 +145,7 @@ fn defer(store: &Store, clock: &Clock, domain: &str, limit: usize) -> usize {
     due.len()
 }
 
-fn add(store: &Store, clock: &Clock, content: &Arc<[u8]>, n: usize, claimed: bool) -> QueueId {
+fn add(store: &Store, clock: &Clock, content: &Arc<Vec<u8>>, n: usize, claimed: bool) -> QueueId {
     let id = store.allocate_id().unwrap();
     let now = clock.now();
     let mut row = queue::row(&format!("user{n}@{}", domain(n)), now);
@@ -161,7 +161,7 @@ fn add(store: &Store, clock: &Clock, content: &Arc<[u8]>, n: usize, claimed: boo
 }
 
 /// A queue for a daemon to be measured with (growth.sh): all of it waits for an hour, but for the last message.
-fn fill(options: &Options, content: &Arc<[u8]>) {
+fn fill(options: &Options, content: &Arc<Vec<u8>>) {
     let clock = Clock::system();
     let mut settings = queue::settings(&options.dir);
     settings.path.clone_from(&options.dir);
@@ -194,7 +194,7 @@ fn main() {
         options.size,
         options.dir.display()
     );
-    let content: Arc<[u8]> = Arc::from(vec![b'x'; options.size]);
+    let content = Arc::new(Arc::from(vec![b'x'; options.size]));
     let clock = Clock::system();
     let base = options
         .dir
@@ -249,7 +249,7 @@ fn main() {
 }
 
 /// The operations that must not notice how much is queued.
-fn at_depth(store: &Store, clock: &Clock, content: &Arc<[u8]>, options: &Options) {
+fn at_depth(store: &Store, clock: &Clock, content: &Arc<Vec<u8>>, options: &Options) {
     let rounds = 2000;
     measure("  accept claimed, settle delivered", rounds, || {
         spread(options.threads, rounds, |n| {

@@ -470,7 +470,7 @@ fn nothing_in_a_message_can_look_like_an_answer() {
     let mut its = head(id, start());
     its.subject = "OK 1\nERR x".to_owned();
     made.head = Arc::new(its);
-    made.content = NewContent::Inline(Arc::from(&b"OK 1\r\nERR usage\r\n"[..]));
+    made.content = NewContent::Inline(Arc::new(b"OK 1\r\nERR usage\r\n".to_vec()));
     fixture.queue.store.enqueue(made).unwrap();
     for request in [
         "list".to_owned(),

@@ -994,7 +994,7 @@ fn content_with_a_hole_is_told_from_whole_content_and_its_message_is_held() {
     let queue = Queue::new();
     let id = queue.store.allocate_id().unwrap();
     let mut new = message(id, start(), vec![row("bob@dest.example", start())]);
-    new.content = NewContent::Inline(Arc::from(vec![b'x'; 600_000]));
+    new.content = NewContent::Inline(Arc::new(vec![b'x'; 600_000]));
     queue.store.enqueue(new).unwrap();
     queue
         .store

@@ -153,7 +153,7 @@ pub fn row(to: &str, due: Timestamp) -> NewRow {
 pub fn message(id: QueueId, arrived: Timestamp, recipients: Vec<NewRow>) -> NewMessage {
     NewMessage {
         head: Arc::new(head(id, arrived)),
-        content: NewContent::Inline(Arc::from(&b"Subject: test\r\n\r\nbody\r\n"[..])),
+        content: NewContent::Inline(Arc::new(b"Subject: test\r\n\r\nbody\r\n".to_vec())),
         recipients,
         exempt_from_limits: false,
     }

@@ -186,7 +186,7 @@ impl Bench {
         head.size = (head.added_header.len() + letter.content.len()) as u64;
         (letter.edit)(&mut head);
         let head = Arc::new(head);
-        let content: Arc<[u8]> = letter.content.into();
+        let content: Arc<Vec<u8>> = Arc::new(letter.content);
         let group = "bench";
         let recipients = letter
             .to
@@ -213,7 +213,7 @@ impl Bench {
     pub fn claim(
         &self,
         id: QueueId,
-        content: Option<Arc<[u8]>>,
+        content: Option<Arc<Vec<u8>>>,
         edit: impl FnOnce(&mut Vec<RecipientRow>),
     ) {
         let store = &self.queue.store;

@@ -18,7 +18,7 @@ fn send(office: &Office, require: RequireTls) -> QueueId {
     let id = office.queue.store.allocate_id().unwrap();
     let rows = vec![row("bob@dest.example", office.now())];
     let mut new = message(id, office.now(), rows);
-    new.content = NewContent::Inline(Arc::from(CONTENT.as_bytes()));
+    new.content = NewContent::Inline(Arc::new(CONTENT.as_bytes().to_vec()));
     let head = Arc::get_mut(&mut new.head).unwrap();
     head.require_tls = require;
     head.ret = Some(Ret::Full);

@@ -18,7 +18,7 @@ fn add(queue: &Queue, size: usize) -> QueueId {
     let mut new = message(id, start(), vec![row(TO, start())]);
     let head = Arc::get_mut(&mut new.head).unwrap();
     head.size = (head.added_header.len() + size) as u64;
-    new.content = NewContent::Inline(Arc::from(octets(id, size)));
+    new.content = NewContent::Inline(Arc::new(octets(id, size)));
     queue.store.enqueue(new).unwrap();
     id
 }
@@ -108,7 +108,7 @@ fn a_transaction_from_the_queue_carries_its_small_content() {
         let transaction = office.take();
         let expected = (transaction.head.id == small).then(|| octets(small, 4096));
         assert!(transaction.head.id == small || transaction.head.id == large);
-        assert_eq!(transaction.content.as_deref(), expected.as_deref());
+        assert_eq!(transaction.content.as_deref(), expected.as_ref());
         office.deliver(transaction);
     }
 }
