@@ -1,11 +1,13 @@
 """Clients with a synced ledger, a receiver that writes down what it takes, and a daemon that is killed again and again.
 
-    killed.py DAEMON CONFIG SMTP-PORT WORLD-PORT CONTROL-SOCKET DIRECTORY ROUNDS SEED
+    killed.py DAEMON CONFIG SMTP-PORT WORLD-PORT CONTROL-SOCKET DIRECTORY ROUNDS SEED DOMAINS
 
 The clients write each message that was answered 250 to the ledger, synced, and never send one twice. So whatever arrives
 twice is the daemon's doing, and must have been marked beforehand: in the log as in doubt, or, if the receiver kept its
 answer to itself, in the record of that attempt (the log's line may have been killed with the daemon). Two copies are the
 same message when the trace header has the same id.
+
+Unless DOMAINS is 0, mail goes to so many domains that share the receiver, and it lets few connections in.
 """
 
 import os
@@ -18,8 +20,8 @@ import sys
 import threading
 import time
 
-DAEMON, CONFIG, SMTP, WORLD, CONTROL, DIRECTORY, ROUNDS, SEED = sys.argv[1:]
-SMTP, WORLD, ROUNDS = int(SMTP), int(WORLD), int(ROUNDS)
+DAEMON, CONFIG, SMTP, WORLD, CONTROL, DIRECTORY, ROUNDS, SEED, DOMAINS = sys.argv[1:]
+SMTP, WORLD, ROUNDS, DOMAINS = int(SMTP), int(WORLD), int(ROUNDS), int(DOMAINS)
 dice = random.Random(int(SEED))
 lock = threading.Lock()
 acknowledged = {}  # name -> queue id
@@ -28,6 +30,9 @@ arrived = {}  # queue id -> times of its copies
 content = {}  # queue id -> name
 marked = {}  # queue id -> when it was first marked
 unanswered = set()
+let_in = 3  # connections at once, if there are DOMAINS
+inside = 0
+sent_away = 0
 starting, over = threading.Event(), threading.Event()
 
 
@@ -45,7 +50,26 @@ def line_of(stream):
 # --- the world
 
 
+def come_in():
+    global inside, sent_away
+    with lock:
+        full = DOMAINS and inside >= let_in
+        inside += not full
+        sent_away += bool(full)
+    return not full
+
+
 def receive(connection, seed):
+    global inside
+    if not come_in():
+        try:
+            connection.sendall(b"421 4.7.0 too many connections\r\n")
+        except OSError:
+            pass
+        connection.close()
+        return
+    # A reply is a write of its own, and must not wait for the acknowledgement of the one before it.
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     chance = random.Random(seed)
     stream = connection.makefile("rwb")
 
@@ -86,6 +110,8 @@ def receive(connection, seed):
     except (Gone, OSError):
         pass
     finally:
+        with lock:
+            inside -= 1
         connection.close()
 
 
@@ -124,7 +150,8 @@ def hand_in(number, ledger):
                     name = "%d-%d" % (number, count)
                     size = 20000 if count % 10 == 0 else 300
                     ask(b"MAIL FROM:<joe@client.test>\r\n", b"250")
-                    ask(b"RCPT TO:<ann@world.test>\r\n", b"250")
+                    domain = "d%d.world.test" % (count * 7 % DOMAINS) if DOMAINS else "world.test"
+                    ask(b"RCPT TO:<ann@%s>\r\n" % domain.encode(), b"250")
                     ask(b"DATA\r\n", b"354")
                     with lock:
                         sent += 1
@@ -183,6 +210,7 @@ def kill(process):
 
 
 def main():
+    global let_in
     listener = socket.create_server(("127.0.0.1", WORLD), backlog=200)
     threading.Thread(target=world, args=(listener,), daemon=True).start()
     log = open(DIRECTORY + "/log", "a")
@@ -195,6 +223,8 @@ def main():
         slowest = 0
         for number in range(ROUNDS):
             began = time.monotonic()
+            # Fewer and fewer, so that what was learned of it is killed at each size.
+            let_in = 3 - 3 * number // ROUNDS
             process = start(log)
             if number % 5 == 4:
                 # During the start, recovery included; the next start has the same to do.
@@ -207,18 +237,23 @@ def main():
                 time.sleep(dice.uniform(0, 0.3))
             kill(process)
         over.set()
+        let_in = 3
         process = start(log)
         for client in clients:
             client.join()
         deadline = time.monotonic() + 60
         while "OK 0" not in (answer := ask_control("count") if starting.wait(10) else ""):
             if time.monotonic() > deadline:
-                sys.exit("still in the queue: %s" % answer)
+                sys.exit("still in the queue: %s" % ask_control("count", "domains", "list limit=3"))
             time.sleep(0.1)
         # The record of what nobody answered, for what the log could not say any more.
         for queue_id in unanswered:
             if queue_id not in marked and " doubt=may-be-sent-twice" in ask_control("show id=%d" % queue_id):
                 marked[queue_id] = 0
+        if "broken" in (answer := ask_control("check")):
+            sys.exit("what must not be: %s" % answer)
+        if DOMAINS and "destination=mx:mx.world.test" not in (answer := ask_control("domains")):
+            sys.exit("the domains share nothing: %s" % answer)
         process.send_signal(signal.SIGTERM)
         if process.wait(20) != 0:
             sys.exit("the daemon ended with %s" % process.returncode)
@@ -248,12 +283,15 @@ def main():
                 faults.append("%d came again without a mark" % queue_id)
     if faults:
         sys.exit("\n".join(faults))
+    turned_away = "; %d connections were not let in" % sent_away if DOMAINS else ""
     if not acknowledged or not marked or not twice:
         sys.exit("the test has tested nothing: %d acknowledged, %d marked, %d twice" % (len(acknowledged), len(marked), twice))
+    if DOMAINS and not sent_away:
+        sys.exit("the test has tested nothing: every connection was let in")
     print(
         "killed %d times, %d of them before it was ready: %d messages acknowledged, none lost; %d arrived that were not "
-        "acknowledged; %d came twice, all of them named before (%d were in doubt); slowest start %d ms"
-        % (ROUNDS, early, len(acknowledged), len(by_name) - len(acknowledged), twice, len(marked), slowest * 1000)
+        "acknowledged; %d came twice, all of them named before (%d were in doubt); slowest start %d ms%s"
+        % (ROUNDS, early, len(acknowledged), len(by_name) - len(acknowledged), twice, len(marked), slowest * 1000, turned_away)
     )
 
 
