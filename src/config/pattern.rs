@@ -144,9 +144,9 @@ impl DomainPattern {
             Some(name) => (name, DomainPattern::Subtree),
             None => (text, DomainPattern::Exact),
         };
-        Domain::parse(name)
-            .map(pattern)
-            .map_err(|error| error.to_string())
+        Domain::parse(name).map(pattern).map_err(|error| {
+            format!("{error}; a pattern is a domain, .domain for it and all below it, or *")
+        })
     }
 }
 

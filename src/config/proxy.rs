@@ -75,7 +75,8 @@ fn parse(text: &str) -> Result<Proxy, String> {
             (Some((field(user)?, password)), place)
         }
     };
-    let (host, port) = parse_host(place, PORT)?;
+    let (host, port) =
+        parse_host(place, PORT).map_err(|error| format!("the host of the proxy: {error}"))?;
     Ok(Proxy { host, port, login })
 }
 

@@ -18,7 +18,7 @@ use super::table::{Fault, Table, table, words};
 use super::units::{RateLimit, Span};
 use super::value::{Value, absolute_if_any, parsed, quoted, socket_path, within};
 use crate::smtp::address::Domain;
-use crate::smtp::reply::ReplyCode;
+use crate::smtp::reply::{EnhancedCode, ReplyCode};
 use crate::smtp::sasl::Mechanism;
 
 /// The transport that exists without being declared.
@@ -74,6 +74,20 @@ pub struct Line {
     pub deliver: Option<Deliver>,
     /// Which those are, as TOML.
     pub overrides: Vec<(&'static str, String)>,
+}
+
+impl Line {
+    /// The first of its keys that is set.
+    fn first_key(&self) -> Option<&'static str> {
+        let given = [
+            ("helo", self.helo.is_some()),
+            ("source_addresses", !self.source_addresses.is_empty()),
+            ("proxy", self.proxy.is_some()),
+        ];
+        let first = given.iter().find(|(_, given)| *given);
+        let own = self.overrides.first().map(|(key, _)| *key);
+        first.map(|(key, _)| *key).or(own)
+    }
 }
 
 /// Kinds of transport.
@@ -181,6 +195,9 @@ pub(super) fn parse_host(text: &str, usual: u16) -> Result<(RelayHost, u16), Str
     // A bare IPv6 address is full of colons; with a port it stands in brackets.
     if let Ok(ip) = text.parse::<Ipv6Addr>() {
         return Ok((RelayHost::Ip(ip.into()), usual));
+    }
+    if text.contains("://") {
+        return Err("a host is written without a scheme, as NAME:PORT".to_owned());
     }
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !text.ends_with(']') => (host, Some(port)),
@@ -358,8 +375,10 @@ fn overridden<T: Table + Clone>(table: &T, overrides: &[(&'static str, String)])
 fn transport_name(name: &str) -> Result<(), String> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     match name {
-        DIRECT => Err("\"direct\" is built in".to_owned()),
-        "default" => Err("\"default\" stands for the routes' own choice".to_owned()),
+        DIRECT => Err("\"direct\" is built in; give another name".to_owned()),
+        "default" => {
+            Err("\"default\" stands for the routes' own choice; give another name".to_owned())
+        }
         "" => Err("a name is needed".to_owned()),
         name if name.len() > 64 || !name.bytes().all(plain) => {
             Err("a name is at most 64 letters, digits, -, _ and .".to_owned())
@@ -412,10 +431,7 @@ impl TransportTable {
             _ => {
                 self.no_relay()?;
                 match self.kind {
-                    KindWord::Fail => TransportKind::Fail {
-                        code: ReplyCode::new(self.code).ok_or(("code", "no reply code"))?,
-                        text: self.text.clone(),
-                    },
+                    KindWord::Fail => self.fail()?,
                     KindWord::Discard => TransportKind::Discard,
                     _ => TransportKind::Direct,
                 }
@@ -449,8 +465,8 @@ impl TransportTable {
             overrides: of_deliver,
         };
         let connects = matches!(kind, TransportKind::Direct | TransportKind::Relay(_));
-        if !connects && line != Line::default() {
-            return Err(("kind", "connects to nobody, as nobody and from nowhere"));
+        if let Some(key) = line.first_key().filter(|_| !connects) {
+            return Err((key, "only a transport that connects to hosts has it"));
         }
         Ok(Transport {
             name: self.name.clone(),
@@ -468,6 +484,22 @@ impl TransportTable {
                 rate: self.rate,
                 dial_interval: self.dial_interval,
             },
+        })
+    }
+
+    fn fail(&self) -> Result<TransportKind, (&'static str, &'static str)> {
+        let code = ReplyCode::new(self.code).ok_or(("code", "no reply code"))?;
+        // RFC 2034 §3: the class of the status is the first digit of the reply code.
+        let status = EnhancedCode::parse(self.text.split(' ').next().unwrap_or_default());
+        if status.is_some_and(|status| u16::from(status.class()) != self.code / 100) {
+            return Err((
+                "text",
+                "its status code begins with another digit than code",
+            ));
+        }
+        Ok(TransportKind::Fail {
+            code,
+            text: self.text.clone(),
         })
     }
 
@@ -502,6 +534,9 @@ impl TransportTable {
         if plain && self.ca_file.is_some() {
             return Err(("ca_file", "without TLS there is no certificate to believe"));
         }
+        if sockets > 0 && self.proxy.is_some() {
+            return Err(("proxy", "Unix sockets are not reached through a proxy"));
+        }
         if plain && self.danger_accept_invalid_certs {
             return Err((
                 "danger_accept_invalid_certs",
@@ -509,6 +544,12 @@ impl TransportTable {
             ));
         }
         let login = match (&self.user, &self.password) {
+            (Some(_), Some(_)) if self.cannot_log_in(plain) => {
+                return Err((
+                    "mechanisms",
+                    "without verified TLS none of these may be used; add SCRAM-SHA-256, or set danger_auth_without_tls",
+                ));
+            }
             (Some(user), Some(password)) => Some(Login {
                 user: user.clone(),
                 password: password.clone(),
@@ -539,6 +580,18 @@ impl TransportTable {
             probe: self.probe,
             access: (access != Access::default()).then(|| Arc::new(access)),
         })
+    }
+
+    /// Whether no mechanism is left, whatever the relay announces (RO-7): the bound ones need TLS, those that show the
+    /// password verified TLS.
+    fn cannot_log_in(&self, plain: bool) -> bool {
+        let verified = !plain && !self.danger_accept_invalid_certs;
+        let may = |mechanism: &Mechanism| match mechanism {
+            Mechanism::ScramSha256Plus | Mechanism::ScramSha1Plus => !plain,
+            Mechanism::ScramSha256 | Mechanism::ScramSha1 => true,
+            _ => verified || self.danger_auth_without_tls,
+        };
+        !self.mechanisms.is_empty() && !self.mechanisms.iter().any(may)
     }
 
     /// Keys that mean nothing unless there are hosts.

@@ -40,6 +40,25 @@ pub enum Way<'a> {
 }
 
 impl Way<'_> {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        match self {
+            Way::BuiltIn => BUILT_IN,
+            Way::Configured(transport) => &transport.name,
+        }
+    }
+
+    /// The group of mail that it takes to this domain (SC-4, CFG-19).
+    pub fn destination(&self, domain: &AddressDomain) -> DestinationKey {
+        match (self.kind(), self) {
+            (TransportKind::Direct, Way::Configured(own)) if own.limits != OwnLimits::default() => {
+                via_destination(self.name(), domain)
+            }
+            (TransportKind::Direct, _) => direct_destination(domain),
+            _ => named_destination(self.name()),
+        }
+    }
+
     /// How the transport sets out, where that is not what `[deliver]` says.
     pub fn line(&self) -> Option<&Arc<Line>> {
         match self {
@@ -109,15 +128,7 @@ pub fn route<'a>(config: &'a Config, facts: &RouteFacts<'a>) -> Routed<'a> {
         .unwrap_or(BUILT_IN);
     let transport = find(config, name);
     let destination = match &transport {
-        Ok(way) => match way.kind() {
-            TransportKind::Direct => match way {
-                Way::Configured(own) if own.limits != OwnLimits::default() => {
-                    via_destination(name, facts.to.domain())
-                }
-                _ => direct_destination(facts.to.domain()),
-            },
-            _ => named_destination(name),
-        },
+        Ok(way) => way.destination(facts.to.domain()),
         Err(_) => unknown_destination(name),
     };
     Routed {

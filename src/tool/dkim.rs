@@ -173,7 +173,12 @@ fn dns(words: &mut Words, file: Option<&Path>) -> Result<u8, Exit> {
         writeln!(out, "{}", zone_line(&key.name(), &record))
             .map_err(|error| Exit::output(&error))?;
     }
-    Ok(if wanted.is_empty() { NOTHING } else { 0 })
+    if wanted.is_empty() {
+        let text = "posthaste: no [[dkim]] of the configuration fits; see posthaste.toml(5)";
+        let _ = writeln!(io::stderr(), "{text}");
+        return Ok(NOTHING);
+    }
+    Ok(0)
 }
 
 /// As a line of a zone file (RFC 1035 §5.1). The record is letters, digits and a few signs, none of which means anything

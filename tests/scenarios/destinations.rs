@@ -59,6 +59,28 @@ fn domains_counts_what_is_due_and_what_waits_and_says_what_is_known_of_each() {
         daemon.control("domains transport=smart set=3 pin\n"),
         ["OK 1"]
     );
+    for (words, why) in [
+        ("transport=gone", "no transport is named \"gone\""),
+        ("transport=gone set=2", "no transport is named \"gone\""),
+        (
+            "transport=smart domain=dest.test",
+            "transport smart is one destination",
+        ),
+        (
+            "transport=direct",
+            "transport direct has a destination for each",
+        ),
+        ("transport=smart set=21", "set=21: connections allows 20"),
+    ] {
+        let answer = daemon.control(&format!("domains {words}\n"));
+        let wanted = format!("ERR usage {why}");
+        assert!(answer[0].starts_with(&wanted), "{words}: {answer:?}");
+    }
+    let same = daemon.control("domains domain=dest.test transport=direct\n");
+    assert!(
+        same[0].starts_with("destination=dest.test state=ok "),
+        "{same:?}"
+    );
     let line = one(&daemon, "domains state=ok");
     for part in [
         " window=3 ",

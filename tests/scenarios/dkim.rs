@@ -321,7 +321,9 @@ fn a_key_is_made_published_and_checked_by_the_tool() {
         let (status, _, why) = tool(&none, &words, b"");
         assert!(status == 73 && why.contains("exists"), "{why}");
     }
-    assert_eq!(tool(&none, &["dns"], b"").0, 1);
+    let (status, _, told) = tool(&none, &["dns"], b"");
+    assert_eq!(status, 1);
+    assert!(told.contains("no [[dkim]] of the configuration"), "{told}");
     let dns = DnsServer::start();
     let mx = Mx::start(Script::new());
     let more = table("one", &at("one")) + &table("two", &at("two")) + &through(&mx);

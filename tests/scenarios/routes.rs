@@ -113,7 +113,10 @@ fn an_operators_way_stays_and_waits_when_its_transport_is_gone() {
         a.matches("state=queued attempts=1 ").count() == 2
     });
     let answer = daemon.control("route id=1 transport=three\n");
-    assert_eq!(answer, ["ERR usage no such transport"]);
+    assert_eq!(
+        answer,
+        ["ERR usage no transport is named \"three\"; transports lists them"]
+    );
     assert_eq!(daemon.control("route id=1 transport=two\n"), ["OK 1"]);
     // It is not due, and gone the next minute.
     daemon.rewrite(&with(String::new()));

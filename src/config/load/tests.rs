@@ -187,7 +187,47 @@ fn every_fault_is_one_line_with_file_line_key_and_reason() {
         ),
         (
             "[[transport]]\nname = \"d\"\nkind = \"discard\"\nhelo = \"a.example\"",
-            "f.toml:4: transport[0].kind: connects to nobody",
+            "f.toml:5: transport[0].helo: only a transport that connects",
+        ),
+        (
+            "[[transport]]\nname = \"r\"\nkind = \"discard\"\ndial_timeout = \"3s\"",
+            "f.toml:5: transport[0].dial_timeout: only a transport that connects",
+        ),
+        (
+            "[[transport]]\nname = \"r\"\nkind = \"fail\"\nproxy = \"socks5://p.example\"",
+            "f.toml:5: transport[0].proxy: only a transport that connects",
+        ),
+        (
+            "[[transport]]\nname = \"r\"\nkind = \"lmtp\"\nhosts = [\"unix:/run/x\"]\nproxy = \"socks5://p.example\"",
+            "f.toml:6: transport[0].proxy: Unix sockets are not",
+        ),
+        (
+            "[[transport]]\nname = \"r\"\nkind = \"relay\"\nhosts = [\"a.example\"]\nuser = \"u\"\npassword = \"p\"\ntls = \"none\"\nmechanisms = [\"PLAIN\", \"SCRAM-SHA-1-PLUS\"]",
+            "f.toml:9: transport[0].mechanisms: without verified TLS",
+        ),
+        (
+            "[[transport]]\nname = \"r\"\nkind = \"relay\"\nhosts = [\"a.example\"]\nuser = \"u\"\npassword = \"p\"\ndanger_accept_invalid_certs = true\nmechanisms = [\"CRAM-MD5\"]",
+            "f.toml:9: transport[0].mechanisms: without verified TLS",
+        ),
+        (
+            "[[transport]]\nname = \"r\"\nkind = \"fail\"\ncode = 450\ntext = \"5.7.1 no\"",
+            "f.toml:6: transport[0].text: its status code begins",
+        ),
+        (
+            "[[transport]]\nname = \"r\"\nkind = \"relay\"\nhosts = [\"smtp://a.example\"]",
+            "f.toml:5: transport[0].hosts: \"smtp://a.example\": a host is written without a scheme",
+        ),
+        (
+            "[[transport]]\nname = \"r\"\nkind = \"relay\"\nhosts = [\"a.example\"]\nproxy = \"socks5://\"",
+            "f.toml:6: transport[0].proxy: the host of the proxy: ",
+        ),
+        (
+            "[[route]]\nto = [\"joe@a.example\"]\ntransport = \"direct\"",
+            "f.toml:3: route[0].to: \"joe@a.example\": the domain has a character that no domain has; a pattern is",
+        ),
+        (
+            "[[route]]\ncaller = [\"uid:\"]\ntransport = \"direct\"",
+            "f.toml:3: route[0].caller: \"uid:\" is no caller",
         ),
         (
             "[[transport]]\nname = \"l\"\nkind = \"lmtp\"\nhosts = [\"mail.example\"]",

@@ -24,6 +24,7 @@ mod stream;
 #[path = "../../../tests/support/ca.rs"]
 mod ca;
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -80,8 +81,15 @@ impl Context {
     pub fn with(tls: &config::Tls, ca_file: Option<&Path>) -> Result<Context, String> {
         let ready = match ca_file {
             Some(path) => {
+                let faulty =
+                    |error: &dyn fmt::Display| format!("ca_file {}: {error}", path.display());
+                // OpenSSL says the same in three lines.
+                std::fs::File::open(path).map_err(|error| faulty(&error))?;
                 let read = context(tls, ca_file);
-                Some(read.map_err(|error| format!("ca_file {}: {error}", path.display()))?)
+                Some(read.map_err(|error| match first_reason(&error) {
+                    Some(reason) => faulty(&reason),
+                    None => faulty(&error),
+                })?)
             }
             None => None,
         };
@@ -123,6 +131,11 @@ impl Context {
         // A file was read at once.
         Ok(ready.insert(context(&self.0.tls, None)?).clone())
     }
+}
+
+/// What went wrong, without where in OpenSSL.
+fn first_reason(error: &ErrorStack) -> Option<&'static str> {
+    error.errors().first().and_then(|error| error.reason())
 }
 
 fn context(tls: &config::Tls, ca_file: Option<&Path>) -> Result<SslContext, ErrorStack> {

@@ -79,6 +79,11 @@ fn each_step_is_shown_up_to_the_one_that_fails_and_no_password() {
     assert!(!all.contains("mistyped"), "{all}");
     let refused = daemon.control("transports test=nowhere\n").join("\n");
     assert!(refused.starts_with("ERR usage"), "{refused}");
+    let built_in = daemon.control("transports test=direct\n");
+    assert_eq!(
+        built_in,
+        ["ERR usage transport direct has no hosts of its own"]
+    );
 }
 
 // RO-6, CFG-8
@@ -92,7 +97,7 @@ fn without_its_authorities_there_is_no_start() {
         panic!("it starts");
     };
     assert!(
-        text.starts_with("transport smart: ca_file /nowhere/ca.pem: "),
+        text.starts_with("transport smart: ca_file /nowhere/ca.pem: No such file"),
         "{text}"
     );
 }

@@ -121,7 +121,7 @@ fn transport(call: &Call<'_>, args: &mut Args) -> Result<Option<Change>, Stop> {
     }
     let config = call.control.config.get();
     let Ok(way) = routes::find(&config, &name) else {
-        return Err(Stop::usage("no such transport"));
+        return Err(super::no_such_transport(&name));
     };
     let destination = match way.kind() {
         TransportKind::Direct => None,

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use super::Call;
+use super::{Call, no_such_transport};
 use crate::clock::Timestamp;
-use crate::config::Span;
+use crate::config::{Span, TransportKind};
 use crate::dispatch::Known;
 use crate::front::control::filter::Args;
 use crate::front::control::output::{Done, Record, Reply, Stop};
 use crate::log::Line;
-use crate::policy::route::{direct_destination, named_destination, via_destination};
+use crate::policy::route::{self, direct_destination, named_destination};
 use crate::smtp::address::AddressDomain;
 use crate::store::{DestinationKey, QueuedAt};
 
@@ -43,9 +43,10 @@ pub(super) fn domains(
         return Err(Stop::usage("state is for listing"));
     }
     let key = match (domain, transport) {
-        (Some(domain), Some(name)) => Some(via_destination(&name, &domain)),
+        // What is remembered of a transport that is gone can still be forgotten.
+        (None, Some(name)) if clear => Some(named_destination(&name)),
+        (domain, Some(name)) => Some(by_transport(call, &name, domain.as_ref())?),
         (Some(domain), None) => Some(direct_destination(&domain)),
-        (None, Some(name)) => Some(named_destination(&name)),
         (None, None) => None,
     };
     match (key, set.is_some() || pin, clear) {
@@ -56,6 +57,26 @@ pub(super) fn domains(
         (None, ..) => Err(Stop::usage(
             "set, pin and clear need a destination: domain=D or transport=T",
         )),
+    }
+}
+
+/// Where a transport takes mail, or mail of this domain.
+fn by_transport(
+    call: &Call<'_>,
+    name: &str,
+    domain: Option<&AddressDomain>,
+) -> Result<DestinationKey, Stop> {
+    let config = call.control.config.get();
+    let way = route::find(&config, name).map_err(|_| no_such_transport(name))?;
+    match (way.kind(), domain) {
+        (TransportKind::Direct, Some(domain)) => Ok(way.destination(domain)),
+        (TransportKind::Direct, None) => Err(Stop::usage(format!(
+            "transport {name} has a destination for each domain: which? domain=D"
+        ))),
+        (_, None) => Ok(named_destination(name)),
+        (_, Some(_)) => Err(Stop::usage(format!(
+            "transport {name} is one destination, whatever the domain: leave domain out"
+        ))),
     }
 }
 
@@ -139,7 +160,17 @@ fn set_window(
     size: Option<usize>,
     pin: bool,
 ) -> Result<Done, Stop> {
-    let size = call.control.host.set_window(key, size, pin);
+    let host = &call.control.host;
+    let known = host.known(Some(key));
+    let most = known.first().map(|known| known.limits.connections);
+    if let (Some(size), Some(most)) = (size, most)
+        && size > most
+    {
+        return Err(Stop::usage(format!(
+            "set={size}: connections allows {most} there at most"
+        )));
+    }
+    let size = host.set_window(key, size, pin);
     Line::new("window-set")
         .key("destination", key)
         .num("window", size as i64)

@@ -182,7 +182,7 @@ pub const TABLE: &[Verb] = &[
     },
     Verb {
         name: "domains",
-        usage: "[domain=D|transport=T] [set=N] [pin|clear]",
+        usage: "[domain=D] [transport=T] [state=S|set=N] [pin|clear]",
         help: "List destinations with their windows; set the window of one, pin it, or let it begin anew.",
         rights: Rights::All,
         run: domains::domains,
@@ -265,6 +265,11 @@ fn find(name: &str) -> Result<&'static Verb, Stop> {
         .iter()
         .find(|verb| verb.name == name)
         .ok_or_else(|| Stop::usage("unknown verb; try help"))
+}
+
+fn no_such_transport(name: &str) -> Stop {
+    let text = format!("no transport is named {name:?}; transports lists them");
+    Stop::usage(text)
 }
 
 /// Answers one request line; `false` if the connection ends with this answer. Blocks until the client has taken what

@@ -86,7 +86,7 @@ fn scope(call: &Call<'_>, args: &mut Args, must_exist: bool) -> Result<Option<Pa
         (None, Some(domain)) => Ok(Some(PauseScope::Domain(domain))),
         (Some(name), None) => {
             if must_exist && route::find(&call.control.config.get(), &name).is_err() {
-                return Err(Stop::usage("no such transport"));
+                return Err(super::no_such_transport(&name));
             }
             Ok(Some(PauseScope::Transport(name)))
         }

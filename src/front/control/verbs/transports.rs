@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Call;
+use super::{Call, no_such_transport};
 use crate::config::{RelayHost, Transport, TransportKind};
 use crate::delivery::Trial;
 use crate::front::control::filter::Args;
@@ -76,7 +76,10 @@ fn about(call: &Call<'_>, transport: &Transport) -> Record {
 fn exists(call: &Call<'_>, name: &str) -> Result<String, Stop> {
     match call.control.config.get().transport(name) {
         Some(transport) => Ok(transport.name.clone()),
-        None => Err(Stop::usage("no such transport")),
+        None if name == BUILT_IN => Err(Stop::usage(format!(
+            "transport {name} has no hosts of its own"
+        ))),
+        None => Err(no_such_transport(name)),
     }
 }
 
