@@ -30,7 +30,7 @@ table! {
 table! {
     /// `[[limit]]` (SC-9).
     pub struct Limit in "limit" repeated true {
-        /// Patterns for the domain of the recipient. The first table with one that fits holds.
+        /// Patterns for the domain of the recipient or its best MX host. The first table with one that fits either holds.
         destinations: Vec<DomainPattern> = (required "[\"example.org\"]"), some;
         /// As in `[limits]`, and so are all below; what is not set is as there.
         connections: Option<usize> = (unset), within_if_given;

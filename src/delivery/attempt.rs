@@ -11,7 +11,7 @@ use super::running::Running;
 use super::session::{Limits, Session};
 use super::settle::{Accepted, Happened, Scene, give_back, settle};
 use crate::config::{Config, Line, Relay, TransportKind, Without8BitMime};
-use crate::dispatch::{Feedback, PushBack};
+use crate::dispatch::{Feedback, MxHosts, PushBack};
 use crate::message::RequireTls;
 use crate::metrics::RequireTlsResult;
 use crate::net::deadline::Deadline;
@@ -149,9 +149,16 @@ pub(super) fn attempt(parts: &Parts, running: &Running, warm: Option<Arc<Vec<u8>
         let names = walk.host_names();
         let like = &running.rows[0].destination;
         let group = route::hosts_destination(like, names.iter().map(String::as_str).collect());
-        // RT-7: others with the same hosts have all their connections, or as many messages as they may have now. It is due
-        // as it was, so that the dispatcher, which knows the hosts now, keeps it in mind until it may go.
-        if !names.is_empty() && !running.enter(&group) {
+        // RT-7: others with the same hosts have all their connections, or as many messages as they may have now, or other
+        // limits hold for it than were known when it was claimed (SC-9). It is due as it was, so that the dispatcher, which
+        // knows the hosts now, keeps it in mind until it may go.
+        let enters = |best: String| {
+            running.enter(MxHosts {
+                group: &group,
+                best: &best,
+            })
+        };
+        if !walk.best_host().is_none_or(enters) {
             let due = running.due(&parts.clock);
             give_back(parts, running, &running.take(&rows), due);
             return Left::default();

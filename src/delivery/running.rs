@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use super::outcome::Break;
 use crate::clock::{Clock, Timestamp};
-use crate::dispatch::Permit;
+use crate::dispatch::{MxHosts, Permit};
 use crate::message::{Head, QueueId};
 use crate::policy::failure::Stage;
-use crate::store::{DestinationKey, Mark, RecipientRow, Store};
+use crate::store::{Mark, RecipientRow, Store};
 
 /// A transaction under way.
 #[derive(Debug)]
@@ -111,9 +111,12 @@ impl Running {
     }
 
     /// Takes a place in the window of the hosts that were found. `false`: there is none now (SC-4).
-    pub fn enter(&self, group: &DestinationKey) -> bool {
+    pub fn enter(&self, hosts: MxHosts<'_>) -> bool {
         let mut permit = self.permit.lock().unwrap_or_else(PoisonError::into_inner);
-        permit.as_mut().is_none_or(|permit| permit.enter(group))
+        let count = self.rows.len();
+        permit
+            .as_mut()
+            .is_none_or(|permit| permit.enter(hosts, count))
     }
 
     /// Whether a new connection may be made now; with `further` it is made in any case (SC-8).

@@ -17,7 +17,7 @@ use crate::clock::Timestamp;
 use crate::heap;
 use crate::log::Line;
 use crate::message::Head;
-use crate::policy::limit::{any_per_address_day, limits, per_address_day};
+use crate::policy::limit::{any_per_address_day, per_address_day};
 use crate::policy::retry::{Lifetimes, Terms, longest_wait_of_all};
 use crate::store::{
     ClaimAction, ClaimRequest, Claimed, Contents, Daily, DueRecipient, RecipientRow, StoreError,
@@ -345,7 +345,7 @@ impl Driver {
             content: job.content,
             over: claimed.over,
             claimed_at: now,
-            permit: Permit::new(&self.shared, &pick.key, pick.home.clone()),
+            permit: Permit::new(&self.shared, &pick.key, pick.home.clone(), pick.limits),
         })
     }
 
@@ -375,7 +375,7 @@ fn gather(
     slots: usize,
     mut read: impl FnMut(usize) -> Result<Vec<DueRecipient>, StoreError>,
 ) -> Result<Batch, StoreError> {
-    let recipients = limits(blocks.config(), &pick.key).recipients;
+    let recipients = pick.limits.recipients;
     let grouping = Grouping {
         blocks,
         destination: &pick.key,
@@ -406,7 +406,7 @@ fn claim(job: &Job, pick: &Pick, blocks: &Blocks, now: Timestamp) -> ClaimReques
     let daily = any_per_address_day(config).then(|| {
         let most = |row: &RecipientRow| {
             let domain = row.recipient.path.domain();
-            per_address_day(config, &pick.key, &limits(config, &pick.key), domain)
+            per_address_day(config, &pick.key, &pick.limits, domain)
         };
         Daily {
             most: job.rows.iter().map(most).collect(),

@@ -25,6 +25,7 @@ mod world;
 
 pub use permit::{Feedback, Permit, PushBack, Transaction};
 pub use schedule::Known;
+pub use windows::MxHosts;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,6 +36,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use crate::clock::{Clock, Timestamp};
 use crate::config::Live;
 use crate::log::Line;
+use crate::policy::limit::Limits;
 use crate::store::{DestinationKey, DueRecipient, Pause, PauseScope, Store};
 use dead::DeadDestination;
 use driver::Driver;
@@ -221,6 +223,11 @@ impl Dispatcher {
     pub fn limit(&self, destination: &DestinationKey) -> Option<(String, Option<Timestamp>)> {
         let now = self.shared.clock.now();
         self.shared.lock().schedule.limit(destination, now)
+    }
+
+    /// What an operator allows a destination, by its domain and what is known of its hosts (SC-9).
+    pub fn limits(&self, destination: &DestinationKey) -> Limits {
+        self.shared.lock().schedule.limits(destination)
     }
 
     /// A destination that is dead, or a transport that is broken, counts as neither from now on, and its mail goes. Whether

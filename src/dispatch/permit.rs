@@ -5,9 +5,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::rates::Spent;
+use super::schedule::Claim;
 use super::shared::{Returned, Shared};
+use super::windows::MxHosts;
 use crate::clock::Timestamp;
 use crate::message::Head;
+use crate::policy::limit::Limits;
 use crate::store::{DestinationKey, RecipientRow};
 
 /// One transaction for a worker: one message, one next hop, one or more recipients, all claimed.
@@ -37,6 +40,8 @@ pub struct Permit {
     since: Instant,
     /// Where it is counted as a message, if it is (SC-8).
     home: Option<DestinationKey>,
+    /// The limits under which it was given.
+    limits: Option<Limits>,
     /// Its recipients were given back without an attempt.
     untried: bool,
     /// It is with the workers.
@@ -48,11 +53,13 @@ impl Permit {
         shared: &Arc<Shared>,
         destination: &DestinationKey,
         home: Option<DestinationKey>,
+        limits: Limits,
     ) -> Permit {
         Permit {
             held: Some((Arc::clone(shared), destination.clone())),
             since: Instant::now(),
             home,
+            limits: Some(limits),
             untried: false,
             runs: false,
         }
@@ -102,17 +109,21 @@ impl Permit {
             held: None,
             since: Instant::now(),
             home: None,
+            limits: None,
             untried: false,
             runs: false,
         }
     }
 
-    /// Takes a place in the window of the hosts that its destination has, and counts where they do. `false`: there is none
-    /// now, and mail of this destination waits from here on until there is (SC-4, SC-8).
-    pub fn enter(&mut self, group: &DestinationKey) -> bool {
-        let home = &mut self.home;
-        let held = self.held.as_ref();
-        held.is_none_or(|(shared, destination)| shared.enter(destination, group, home))
+    /// Takes a place for these recipients in the window of the hosts that its destination has, and counts where they do.
+    /// `false`: there is none now, and mail of this destination waits from here on until there is (SC-4, SC-8); or it has
+    /// other limits than were known when this was given, and is to be claimed under those (SC-9).
+    pub fn enter(&mut self, hosts: MxHosts<'_>, recipients: usize) -> bool {
+        let (Some((shared, destination)), Some(limits)) = (&self.held, self.limits) else {
+            return true;
+        };
+        let claim = Claim { limits, recipients };
+        shared.enter(destination, hosts, &claim, &mut self.home)
     }
 
     /// Whether other transactions to the same hosts are with the workers too.

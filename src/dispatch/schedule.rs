@@ -14,7 +14,7 @@ use super::permit::Feedback;
 use super::rates::{Rates, Spent, Wait};
 use super::scan::{PAGE, Read, Scan};
 use super::turns::{Active, Left, MOST_WAITING, Pick, Turns};
-use super::windows::{Learned, Windows};
+use super::windows::{Learned, MxHosts, Windows};
 use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::policy::limit::Limits;
@@ -53,6 +53,25 @@ pub enum Found {
     /// Its mail could not be read, or none of it could be claimed although it is there: not now, so that a fault in
     /// one place cannot keep everything busy.
     Trouble,
+}
+
+/// What was claimed for one transaction.
+#[derive(Clone, Copy, Debug)]
+pub struct Claim {
+    /// The limits that were known then.
+    pub limits: Limits,
+    /// How many recipients it has.
+    pub recipients: usize,
+}
+
+impl Claim {
+    /// Whether it might have been claimed under these limits too.
+    fn obeys(&self, limits: &Limits) -> bool {
+        let (then, now) = (self.limits.per_address_day, limits.per_address_day);
+        // Who was not counted is not to be sent where that is asked for.
+        let counted = now == 0 || (1..=now).contains(&then);
+        self.recipients <= limits.recipients && counted
+    }
 }
 
 /// What is known of a destination, for `domains` (CTL-16).
@@ -505,14 +524,26 @@ impl Schedule {
     }
 
     /// A domain has these hosts, by what a worker found whose transaction counts as running (SC-4). `false`: others have
-    /// all their connections, and the mail is to wait with theirs.
-    pub fn enter(&mut self, key: &DestinationKey, group: &DestinationKey) -> bool {
+    /// all their connections, and the mail is to wait with theirs; or it was claimed before anybody knew which limits hold
+    /// for it (SC-9), as `claim` does not obey them.
+    pub fn enter(&mut self, key: &DestinationKey, hosts: MxHosts<'_>, claim: &Claim) -> bool {
         if self.dead.is_dead(key) {
-            return true; // it has its own rules
+            self.turns.note_hosts(key, hosts);
+            return claim.obeys(&self.limits(key)); // for the rest it has its own rules
         }
-        self.turns.join_group(key, group);
+        self.turns.join_group(key, hosts);
+        let limits = self.limits(key);
+        if !claim.obeys(&limits) {
+            return false;
+        }
         let (running, window) = self.turns.crowd(key);
-        self.turns.home_of(key) != group || running <= window
+        let alone = self.turns.home_of(key) != hosts.group;
+        alone && claim.limits.connections <= limits.connections || running <= window
+    }
+
+    /// What an operator allows a destination, as far as is known.
+    pub fn limits(&self, key: &DestinationKey) -> Limits {
+        self.turns.windows().limits(key)
     }
 
     /// The destination whose window it shares, itself or the group of its hosts.

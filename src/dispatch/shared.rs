@@ -14,7 +14,8 @@ use super::anteroom::{Anteroom, PATIENCE};
 use super::dead::News;
 use super::permit::{Feedback, Permit, Transaction};
 use super::rates::Spent;
-use super::schedule::Schedule;
+use super::schedule::{Claim, Schedule};
+use super::windows::MxHosts;
 use super::{DestinationSnapshot, Snapshot, Wake};
 use crate::clock::{Clock, Timestamp};
 use crate::config::Live;
@@ -184,8 +185,9 @@ impl Shared {
             true => state.counted(destination, now),
             false => return None,
         };
+        let limits = state.schedule.limits(destination);
         drop(state);
-        Some(Permit::new(self, destination, home))
+        Some(Permit::new(self, destination, home, limits))
     }
 
     pub(super) fn reserve_soon(self: &Arc<Self>, destination: &DestinationKey) -> Option<Permit> {
@@ -197,8 +199,9 @@ impl Shared {
             }
             if state.schedule.reserve(destination, now) {
                 let home = state.counted(destination, now);
+                let limits = state.schedule.limits(destination);
                 drop(state);
-                return Some(Permit::new(self, destination, home));
+                return Some(Permit::new(self, destination, home, limits));
             }
             if !state.schedule.is_served(destination, now) {
                 return None;
@@ -237,15 +240,15 @@ impl Shared {
         let lessons = state.schedule.lessons();
         let seat = state.anteroom.came_back(destination, now);
         let called = seat.filter(|_| state.schedule.reserve(destination, now));
-        let mut home = None;
-        if called.is_some() {
+        let called = called.map(|seat| {
             state.anteroom.next(destination);
-            home = state.counted(destination, now);
-        }
+            let home = state.counted(destination, now);
+            (seat, home, state.schedule.limits(destination))
+        });
         self.ring(&mut state);
         drop(state);
-        if let Some(seat) = called {
-            seat.call(Permit::new(self, destination, home));
+        if let Some((seat, home, limits)) = called {
+            seat.call(Permit::new(self, destination, home, limits));
         }
         tell(&news);
         self.keep(lessons);
@@ -348,13 +351,14 @@ impl Shared {
     pub(super) fn enter(
         &self,
         destination: &DestinationKey,
-        group: &DestinationKey,
+        hosts: MxHosts<'_>,
+        claim: &Claim,
         counted: &mut Option<DestinationKey>,
     ) -> bool {
         let now = self.clock.now();
         let mut state = self.lock();
         let before = state.schedule.home_of(destination);
-        let mut entered = state.schedule.enter(destination, group);
+        let mut entered = state.schedule.enter(destination, hosts, claim);
         if entered {
             // It may have been claimed before anybody knew with whom it shares its rate.
             match state.schedule.count(destination, counted.as_ref(), now) {

@@ -19,10 +19,10 @@ use std::sync::Arc;
 
 use super::dead::Probe;
 use super::permit::Feedback;
-use super::windows::Windows;
+use super::windows::{MxHosts, Windows};
 use crate::clock::Timestamp;
 use crate::config::Config;
-use crate::policy::limit::{Standing, half, room};
+use crate::policy::limit::{Limits, Standing, half, room};
 use crate::store::{DestinationKey, LearnedWindow};
 use home::{Home, Member, Place, Turn};
 
@@ -43,6 +43,8 @@ pub struct Pick {
     pub probe: Option<Probe>,
     /// Where its messages are counted, if they are (SC-8).
     pub home: Option<DestinationKey>,
+    /// What an operator allows it.
+    pub limits: Limits,
 }
 
 /// What was found at a destination that was served.
@@ -177,9 +179,16 @@ impl Turns {
     }
 
     /// A domain has these hosts (SC-4): from here on it waits where the others wait that have them.
-    pub fn join_group(&mut self, key: &DestinationKey, group: &DestinationKey) {
-        self.windows.join(key, group);
+    pub fn join_group(&mut self, key: &DestinationKey, hosts: MxHosts<'_>) {
+        self.windows.join(key, hosts);
         self.go_home(key);
+        // Its limits may be others, now that they are known.
+        self.change_window(key, |_| ());
+    }
+
+    /// The same of one that is dead, and shares nothing as long as it is.
+    pub fn note_hosts(&mut self, key: &DestinationKey, hosts: MxHosts<'_>) {
+        self.windows.join(key, hosts);
     }
 
     /// It is dead: last attempts go side by side, because however many there are they must come to an end (RT-4), and
@@ -450,11 +459,13 @@ impl Turns {
         }
         self.serving += 1;
         self.line_up(&at);
+        let limits = self.windows.limits(&key);
         Some(Pick {
             key,
             slots,
             probe: None,
             home: None,
+            limits,
         })
     }
 

@@ -14,8 +14,9 @@ use super::dead::Probe;
 use super::permit::{Feedback, PushBack};
 use super::rates::Spent;
 use super::scan::{PAGE, Read};
-use super::schedule::{Found, Schedule, Step};
+use super::schedule::{Claim, Found, Schedule, Step};
 use super::turns::{Active, Pick};
+use super::windows::MxHosts;
 use crate::clock::Timestamp;
 use crate::config::{Config, Rate, RateLimit, Span};
 use crate::message::{Head, QueueId};
@@ -504,7 +505,15 @@ impl World {
         let entered = self.groups == 0 || {
             let before = self.schedule.home_of(&key(destination));
             let group = self.group(destination);
-            let entered = self.schedule.enter(&key(destination), &group);
+            let hosts = MxHosts {
+                group: &group,
+                best: "mx.example",
+            };
+            let claim = Claim {
+                limits: self.schedule.limits(&key(destination)),
+                recipients: 1,
+            };
+            let entered = self.schedule.enter(&key(destination), hosts, &claim);
             self.moved(destination, &before);
             entered
         };

@@ -149,6 +149,13 @@ impl Walk {
         hosts.map(|host| host.name.to_string()).collect()
     }
 
+    /// The best of them: with the lowest preference, the first by name of equals, whatever the order in which they are dialled.
+    pub fn best_host(&self) -> Option<String> {
+        let hosts = self.plan.hosts.iter();
+        let best = hosts.map(|host| (host.preference, host.name.to_string()));
+        best.min().map(|(_, name)| name)
+    }
+
     /// The next host that has an address to dial; hosts without one become skips. `None` when there is no further
     /// host, or the attempt's hosts, addresses or time are used up (DV-6).
     pub fn next_host(&mut self) -> Option<ReadyHost> {

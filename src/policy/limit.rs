@@ -39,14 +39,11 @@ pub struct Limits {
     pub per_address_day: u32,
 }
 
-/// The limits of `destination`: those of the first `[[limit]]` that fits its domain (SC-9); for what that leaves open those
-/// of its `[[transport]]`, if it stands for one; and for the rest `[limits]`.
-pub fn limits(config: &Config, destination: &DestinationKey) -> Limits {
-    let listed = if config.limit.is_empty() {
-        None
-    } else {
-        own(config, destination)
-    };
+/// The limits of `destination`: those of the first `[[limit]]` that fits its domain or `best`, the best MX host of that, as far
+/// as it is known (SC-9); a group of domains has those of its best host alone. For what that leaves open they are those of its
+/// `[[transport]]`, if it stands for one; and for the rest `[limits]`.
+pub fn limits(config: &Config, destination: &DestinationKey, best: Option<&str>) -> Limits {
+    let listed = own(config, destination, best);
     let transport = relay_of(destination).or_else(|| via_of(destination));
     let transport = transport.and_then(|name| config.transport(name));
     let transport = transport.map_or(OwnLimits::default(), |transport| transport.limits);
@@ -122,33 +119,44 @@ pub fn any_rates(config: &Config) -> bool {
             .any(|own| own.limits.rate.is_some() || own.limits.dial_interval.is_some())
 }
 
-/// Whether one set of limits holds for a domain and for the group of its hosts.
-pub fn share_limits(config: &Config, domain: &DestinationKey, group: &DestinationKey) -> bool {
-    config.limit.is_empty() || own(config, domain) == own(config, group)
+/// Whether one table sets the limits of two destinations, each with the best host of its domain, or none at all does.
+pub fn same_table(
+    config: &Config,
+    one: (&DestinationKey, Option<&str>),
+    other: (&DestinationKey, Option<&str>),
+) -> bool {
+    config.limit.is_empty() || own(config, one.0, one.1) == own(config, other.0, other.1)
 }
 
-fn own<'a>(config: &'a Config, destination: &DestinationKey) -> Option<&'a Limit> {
-    if relay_of(destination).is_some() {
+fn own<'a>(
+    config: &'a Config,
+    destination: &DestinationKey,
+    best: Option<&str>,
+) -> Option<&'a Limit> {
+    if config.limit.is_empty() || relay_of(destination).is_some() {
         return None;
     }
-    if let Some(hosts) = hosts_of(destination) {
-        let hosts: Vec<AddressDomain> = hosts
+    let names: Vec<AddressDomain> = match (hosts_of(destination), best) {
+        // Before anybody has told which of them is the best.
+        (Some(hosts), None) => hosts
             .filter_map(|host| AddressDomain::parse(host).ok())
-            .collect();
-        let fits = |limit: &&Limit| {
-            let mut patterns = limit.destinations.iter();
-            patterns.any(|pattern| hosts.iter().any(|host| pattern.matches(host)))
-        };
-        return config.limit.iter().find(fits);
-    }
-    // An address literal of IPv6 stands in a key without its tag; all that fits one fits the other.
-    let domain = domain_of(destination);
-    let key = match domain.starts_with('[') {
-        true => "[127.0.0.1]",
-        false => domain,
+            .collect(),
+        (hosts, best) => {
+            let domain = domain_of(destination);
+            // An address literal of IPv6 stands in a key without its tag; all that fits one fits the other.
+            let domain = match domain.starts_with('[') {
+                true => "[127.0.0.1]",
+                false => domain,
+            };
+            let domain = hosts.is_none().then_some(domain);
+            let names = domain.into_iter().chain(best);
+            names
+                .filter_map(|name| AddressDomain::parse(name).ok())
+                .collect()
+        }
     };
-    let domain = AddressDomain::parse(key).ok()?;
-    config.limit.iter().find(|limit| fits(limit, &domain))
+    let any = |limit: &&Limit| names.iter().any(|name| fits(limit, name));
+    config.limit.iter().find(any)
 }
 
 /// Most connections that any destination may have.
@@ -211,7 +219,7 @@ mod tests {
         ];
         config.limits.recipients = 7;
         let of = |key: &str| {
-            let limits = limits(&config, &DestinationKey(key.into()));
+            let limits = limits(&config, &DestinationKey(key.into()), None);
             assert_eq!(limits.recipients, 7);
             (limits.connections, limits.initial)
         };
@@ -232,9 +240,37 @@ mod tests {
                 ..OwnLimits::default()
             },
         }];
-        let limits = limits(&config, &DestinationKey("relay:smart".into()));
+        let limits = limits(&config, &DestinationKey("relay:smart".into()), None);
         assert_eq!((limits.connections, limits.recipients), (60, 7));
         assert_eq!(most_connections(&config), 60);
+    }
+
+    // SC-9
+    #[test]
+    fn the_best_host_of_a_domain_decides_where_its_name_fits_no_earlier_table() {
+        let text = "hostname = \"here.example\"\n\
+            [[limit]]\ndestinations = [\"own.example\"]\nconnections = 3\n\
+            [[limit]]\ndestinations = [\".big.example\"]\nconnections = 1\n\
+            [[limit]]\ndestinations = [\"late.example\"]\nconnections = 9\n";
+        let config = Config::parse(text, std::path::Path::new("f")).unwrap();
+        let key = |text: &str| DestinationKey(text.into());
+        let of = |text: &str, best| limits(&config, &key(text), best).connections;
+        let best = Some("mx1.big.example");
+        assert_eq!((of("a.example", None), of("a.example", best)), (20, 1));
+        assert_eq!(of("via:bulk:a.example", best), 1);
+        assert_eq!(of("own.example", best), 3, "its table is the first");
+        assert_eq!((of("late.example", None), of("late.example", best)), (9, 1));
+        assert_eq!(of("[192.0.2.1]", None), 20);
+        let group = "mx:mx.else.example,mx1.big.example";
+        assert_eq!(
+            (of(group, None), of(group, Some("mx.else.example"))),
+            (1, 20)
+        );
+        assert_eq!(of(group, best), 1);
+        let same =
+            |domain: &str, own| same_table(&config, (&key(domain), own), (&key(group), best));
+        assert!(same("a.example", best) && same("late.example", best));
+        assert!(!same("own.example", best) && !same("a.example", Some("mx.else.example")));
     }
 
     // SC-8, CFG-22
@@ -248,7 +284,7 @@ mod tests {
         let of = |config: &Config, key: &str, domain: &str| {
             let key = DestinationKey(key.into());
             let domain = AddressDomain::parse(domain).unwrap();
-            per_address_day(config, &key, &limits(config, &key), &domain)
+            per_address_day(config, &key, &limits(config, &key, None), &domain)
         };
         for (domain, direct, relayed) in [
             // The first table that fits holds for direct mail, whether it sets this or not.

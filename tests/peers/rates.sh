@@ -17,7 +17,7 @@ cp "$D/posthaste.toml" "$D/before.toml"
 rates() {
   cat "$D/before.toml" - >"$D/posthaste.toml" <<END
 [[limit]]
-destinations = ["slow.test", "twin.test", "mx.slow.test"]
+destinations = ["mx.slow.test"]
 rate = "$1"
 initial = 10
 [[limit]]

@@ -19,6 +19,7 @@ mod intake;
 mod metrics;
 mod notices;
 mod process;
+mod providers;
 mod rates;
 mod relay;
 mod retry;

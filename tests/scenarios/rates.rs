@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use posthaste::clock::Clock;
 use posthaste::config::{Config, RateLimit};
+use posthaste::dispatch::MxHosts;
 use posthaste::message::QueueId;
 
 use crate::support::daemon::TestDaemon;
@@ -119,7 +120,11 @@ fn domains_with_the_same_hosts_share_one_rate() {
     let mut config = config();
     config.limits.rate = rate("3/1h");
     let office = Office::over(Queue::new(), config, 16);
-    let group = || key("mx:mx.big.example");
+    let group = key("mx:mx.big.example");
+    let hosts = MxHosts {
+        group: &group,
+        best: "mx.big.example",
+    };
     // Nobody knows yet that they belong together; the workers find out one after another.
     let domains: Vec<String> = (0..5).map(|n| format!("bob@d{n}.example")).collect();
     for to in &domains {
@@ -128,7 +133,7 @@ fn domains_with_the_same_hosts_share_one_rate() {
     let mut sent = 0;
     for _ in &domains {
         let mut transaction = office.take();
-        if transaction.permit.enter(&group()) {
+        if transaction.permit.enter(hosts, 1) {
             office.reach(transaction);
             sent += 1;
         } else {
@@ -146,7 +151,7 @@ fn domains_with_the_same_hosts_share_one_rate() {
         office.expect_nothing();
         office.queue.clock.advance(seconds(1200));
         let mut transaction = office.take();
-        assert!(transaction.permit.enter(&group()));
+        assert!(transaction.permit.enter(hosts, 1));
         office.reach(transaction);
     }
     office.dispatcher.stop();

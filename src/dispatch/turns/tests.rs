@@ -156,7 +156,14 @@ fn one_domain_that_lives_again_resets_the_window_of_its_hosts_only_if_nobody_got
         let mut turns = Turns::new(16, windows(6), MOST_WAITING);
         let group = DestinationKey("mx:mx.example".into());
         for n in 0..2 {
-            turns.join_group(&key(n), &group);
+            let best = "mx.example";
+            turns.join_group(
+                &key(n),
+                MxHosts {
+                    group: &group,
+                    best,
+                },
+            );
         }
         let busy = Feedback {
             push_back: Some(PushBack {

@@ -98,7 +98,11 @@ impl Incoming<'_> {
         // SC-8: what is counted by the day is so by the claims of the dispatcher.
         let by_day = any_per_address_day(config);
         for ((transport, destination), group) in groups {
-            let limits = limits(config, &destination);
+            // Without tables it makes no difference what is known of its hosts.
+            let limits = match config.limit.is_empty() {
+                true => limits(config, &destination, None),
+                false => self.intake.dispatcher.limits(&destination),
+            };
             let counted = |index: &usize| {
                 let domain = plan.rows[*index].recipient.path.domain();
                 per_address_day(config, &destination, &limits, domain) > 0
