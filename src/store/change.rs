@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use rusqlite::params;
+use rusqlite::{OptionalExtension, params};
 
 use super::daily::day_after;
 use super::fault::Fault;
@@ -160,8 +160,8 @@ impl Store {
         }
     }
 
-    /// RT-9: after the clock went back, lets no recipient wait beyond `horizon` because of an arrival or attempt that now
-    /// lies in the future. Times that were asked for stay. Says how many rows changed.
+    /// RT-9: after the clock went back, lets no recipient wait beyond `horizon` because of an arrival, an attempt or a claim
+    /// given back that now lies in the future. Times that were asked for stay. Says how many rows changed.
     ///
     /// # Errors
     /// [`StoreError`]; steps already committed stand.
@@ -337,7 +337,9 @@ impl Writer<'_> {
             }
             Change::Hold { reason } => self.hold_row(found, reason)?,
             Change::Release => {
-                self.sql.release_held.execute([found.id])?;
+                // The reason of the hold is none any more.
+                let reply = self.last_reply(found.id)?;
+                self.sql.release_held.execute(params![found.id, reply])?;
                 self.touched.insert(found.destination);
                 self.tally.held -= 1;
                 self.tally.queued += 1;
@@ -398,6 +400,18 @@ impl Writer<'_> {
         self.end(found, &end, ended)
     }
 
+    /// What the last attempt met; empty without any.
+    fn last_reply(&mut self, row: i64) -> Result<String, Fault> {
+        let found = self.sql.last_reply.query_row([row], |row| {
+            let text = |at| {
+                row.get::<_, Option<String>>(at)
+                    .map(Option::unwrap_or_default)
+            };
+            Ok(rows::words(row.get(0)?, text(1)?, text(2)?))
+        });
+        Ok(found.optional()?.unwrap_or_default())
+    }
+
     /// RT-9: after a backward step, no row that waits because of an attempt or an arrival in the future waits longer than
     /// to `horizon`. Rows that were put off on purpose, by a time asked for, stay.
     pub(super) fn pull_in(
@@ -419,7 +433,7 @@ impl Writer<'_> {
                     row.get(1)?,
                     row.get(2)?,
                     row.get(3)?,
-                    row.get::<_, Option<i64>>(4)?.unwrap_or(0),
+                    row.get(4)?,
                     row.get(5)?,
                     row.get::<_, Option<i64>>(6)?.unwrap_or(0),
                 ])

@@ -314,18 +314,23 @@ pub(super) fn merge_dialled(before: Option<&str>, now: &[IpAddr]) -> Option<Stri
 
 /// `451 4.7.1 try again later`: what a recipient waits for, cut to a length fit for its row.
 pub(super) fn blocker(attempt: &Attempt) -> String {
-    let status = attempt.status.to_string();
+    let code = attempt.code.map(ReplyCode::get);
+    words(code, attempt.status.to_string(), attempt.text.clone())
+}
+
+/// The same of what stands in its row.
+pub(super) fn words(code: Option<u16>, status: String, reply: String) -> String {
     let mut text = String::new();
-    if let Some(code) = attempt.code {
+    if let Some(code) = code {
         text.push_str(&code.to_string());
         text.push(' ');
     }
     // The text of a reply usually begins with its enhanced code.
-    if !attempt.text.starts_with(&status) {
+    if !reply.starts_with(&status) {
         text.push_str(&status);
         text.push(' ');
     }
-    text.push_str(&attempt.text);
+    text.push_str(&reply);
     cut(text)
 }
 

@@ -84,6 +84,7 @@ statements! {
     next_attempt: "SELECT next_attempt FROM recipient WHERE id = ?1";
     /// A first claim given back may have no time for a delay yet: whoever tells of delays looks at it and sets one.
     give_back: "UPDATE recipient SET state = 0, next_attempt = ?2, attempts = attempts - 1, counted = NULL, \
+        put_off = CASE WHEN ?2 > ?3 THEN ?3 END, \
         delay_due = CASE WHEN attempts = 1 THEN coalesce(delay_due, ?3) ELSE delay_due END, blocker = coalesce(?4, blocker), \
         last_attempt = (SELECT max(started) FROM attempt WHERE recipient = ?1 AND kind < 2) WHERE id = ?1";
     insert_attempt: "INSERT INTO attempt (recipient, ordinal, kind, started, duration, in_queue, in_connect, in_session, in_data, \
@@ -95,10 +96,12 @@ statements! {
     count_fault: "UPDATE message SET faults = faults + 1 WHERE id = ?1 RETURNING faults";
     count_death: "UPDATE message SET deaths = deaths + 1 WHERE id = ?1 RETURNING deaths";
 
-    set_next: "UPDATE recipient SET next_attempt = ?2, parked = NULL WHERE id = ?1";
+    set_next: "UPDATE recipient SET next_attempt = ?2, parked = NULL, put_off = NULL WHERE id = ?1";
     pull_in: "UPDATE recipient SET next_attempt = ?2 WHERE id = ?1";
     hold: "UPDATE recipient SET state = 2, blocker = ?2 WHERE id = ?1";
-    release_held: "UPDATE recipient SET state = 0 WHERE id = ?1";
+    release_held: "UPDATE recipient SET state = 0, blocker = ?2 WHERE id = ?1";
+    /// Of the last attempt that ended.
+    last_reply: "SELECT code, status, text FROM attempt WHERE recipient = ?1 AND kind = 0 ORDER BY ordinal DESC LIMIT 1";
     set_require_tls: "UPDATE message SET require_tls = ?2 WHERE id = ?1";
     set_route: "UPDATE recipient SET transport = ?2, destination = ?3 WHERE id = ?1";
     set_wish: "UPDATE recipient SET wish = ?2, wish_text = ?3, wish_uid = ?4 WHERE id = ?1";
@@ -110,7 +113,8 @@ statements! {
     doubt: "UPDATE recipient SET state = ?2, doubt = coalesce(?5, doubt), blocker = ?3, wish = 0, wish_text = NULL, wish_uid = NULL, \
         delay_due = coalesce(delay_due, ?4), counted = NULL WHERE id = ?1";
     /// Latest due first: what a backward step of the clock left too far ahead.
-    far_ahead: "SELECT r.id, r.next_attempt, r.state, r.destination, r.last_attempt, m.arrived, r.parked \
+    far_ahead: "SELECT r.id, r.next_attempt, r.state, r.destination, \
+        max(coalesce(r.last_attempt, 0), coalesce(r.put_off, 0)), m.arrived, r.parked \
         FROM recipient r INDEXED BY recipient_next CROSS JOIN message m ON m.id = r.id >> 20 \
         WHERE r.state < 3 AND r.next_attempt > ?1 AND (r.next_attempt, r.id) < (?2, ?3) \
         ORDER BY r.next_attempt DESC, r.id DESC LIMIT ?4";

@@ -678,6 +678,29 @@ fn held_recipients_are_not_due_and_keep_their_time() {
     assert_eq!((row.state, row.next_attempt), (State::Queued, start()));
 }
 
+// CTL-10, CTL-13
+#[test]
+fn who_is_released_waits_for_what_the_last_attempt_met_and_not_for_the_hold() {
+    let queue = Queue::new();
+    let later = start().plus(minutes(5));
+    let tried = queue.add_claimed("bob@dest.example", later);
+    queue.settle(tried, 1, Verdict::Deferred { next: later });
+    let met = list(&queue, by_id(tried)).remove(0).row.blocker;
+    assert!(!met.is_empty());
+    let new = queue.add(&["eve@dest.example"]);
+    let hold = Change::Hold {
+        reason: "look at it".into(),
+    };
+    for (id, blocker) in [(tried, met.as_str()), (new, "")] {
+        assert_eq!(change(&queue, &by_id(id), &hold), (1, 0));
+        let row = list(&queue, by_id(id)).remove(0).row;
+        assert_eq!(row.blocker, "look at it");
+        assert_eq!(change(&queue, &by_id(id), &Change::Release), (1, 0));
+        let row = list(&queue, by_id(id)).remove(0).row;
+        assert_eq!(row.blocker, blocker);
+    }
+}
+
 //
 #[test]
 fn a_message_that_poisons_its_worker_is_held_after_the_limit() {
@@ -900,7 +923,17 @@ fn a_transport_set_by_an_operator_moves_the_recipient_to_its_group() {
 fn after_a_backward_clock_step_nothing_waits_beyond_the_horizon_unless_asked_to() {
     let queue = Queue::new();
     let asked = queue.add_rows(vec![row("bob@dest.example", start().plus(minutes(9000)))]);
+    let given_back = queue.add(&["ann@dest.example"]);
+    let kicked = queue.add(&["joe@dest.example"]);
     queue.clock.advance(minutes(600));
+    let later = queue.clock.now().plus(minutes(8));
+    for id in [given_back, kicked] {
+        queue.store.claim(vec![claim(id, &[1], 0, later)]).unwrap();
+        let text = Some("4.3.5 the relay refuses the password");
+        queue.store.unclaim(id, &[1], later, text).unwrap();
+    }
+    let at = start().plus(minutes(9000));
+    assert_eq!(change(&queue, &by_id(kicked), &Change::Kick { at }), (1, 0));
     let waiting = queue.add_claimed("eve@dest.example", queue.clock.now().plus(minutes(8)));
     queue.settle(
         waiting,
@@ -911,12 +944,16 @@ fn after_a_backward_clock_step_nothing_waits_beyond_the_horizon_unless_asked_to(
     );
     queue.clock.set(start().plus(minutes(1)));
     let horizon = queue.clock.now().plus(minutes(30));
-    assert_eq!(queue.store.pull_in(horizon).unwrap(), 1);
-    assert_eq!(list(&queue, by_id(waiting))[0].row.next_attempt, horizon);
-    assert_eq!(
-        list(&queue, by_id(asked))[0].row.next_attempt,
-        start().plus(minutes(9000))
-    );
+    assert_eq!(queue.store.pull_in(horizon).unwrap(), 2);
+    for id in [waiting, given_back] {
+        assert_eq!(list(&queue, by_id(id))[0].row.next_attempt, horizon);
+    }
+    for id in [asked, kicked] {
+        assert_eq!(
+            list(&queue, by_id(id))[0].row.next_attempt,
+            start().plus(minutes(9000))
+        );
+    }
     assert_eq!(queue.store.next_due().unwrap(), Some(horizon));
     assert_eq!(queue.store.pull_in(horizon).unwrap(), 0);
 }
