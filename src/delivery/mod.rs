@@ -7,6 +7,7 @@
 
 mod ailing;
 mod attempt;
+mod carrying;
 mod content;
 mod crew;
 mod facts;
