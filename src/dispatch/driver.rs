@@ -33,6 +33,9 @@ const REST: Duration = Duration::from_secs(10);
 /// Most rows read for one pick.
 const MOST_ROWS: usize = 4096;
 
+/// Most rows that are parked for one pick beside those that are claimed (SC-8).
+const MOST_PARKED: usize = 500;
+
 /// The thread's own state.
 pub(super) struct Driver {
     shared: Arc<Shared>,
@@ -156,7 +159,7 @@ impl Driver {
         let mut requests = Vec::new();
         for found in &found {
             let jobs = found.batch.jobs.iter();
-            requests.extend(jobs.map(|job| claim(job, &found.pick, blocks, now)));
+            requests.extend(jobs.map(|job| claim(job, &found.pick, blocks, false, now)));
             requests.extend(found.batch.strays.iter().map(|stray| ClaimRequest {
                 id: stray.id,
                 numbers: stray.numbers.clone(),
@@ -202,6 +205,9 @@ impl Driver {
                     used += 1;
                 }
             }
+            if batch.more && parked.last().is_some_and(|(key, _)| *key == pick.key) {
+                self.park_more(&pick, blocks, now);
+            }
             for stray in batch.strays {
                 if answers
                     .next()
@@ -235,12 +241,39 @@ impl Driver {
             state.schedule.due(&destination, now, now);
         }
         for (destination, until) in parked {
-            state.schedule.due(&destination, until, now);
+            state.schedule.parked(&destination, until, now);
         }
         let news = state.schedule.news();
         drop(state);
         tell(&news);
         self.shared.unclaim(refused);
+    }
+
+    /// Where some mail has turned out to be over its limit of the day there may be much of it, before other mail that is not.
+    fn park_more(&self, pick: &Pick, blocks: &Blocks, now: Timestamp) {
+        let store = &self.shared.store;
+        let parked = store.due(&pick.key, now, MOST_PARKED).and_then(|rows| {
+            let grouping = Grouping {
+                blocks,
+                destination: &pick.key,
+                slots: MOST_PARKED,
+                recipients: pick.limits.recipients,
+            };
+            let jobs = grouping.apply(rows, false).jobs;
+            let requests = jobs.iter().map(|job| claim(job, pick, blocks, true, now));
+            let requests: Vec<ClaimRequest> = requests.filter(parks).collect();
+            match requests.is_empty() {
+                true => Ok(Vec::new()),
+                false => store.claim(requests),
+            }
+        });
+        // It is only sooner than otherwise.
+        if let Err(error) = parked {
+            Line::new("not-read")
+                .key("destination", &pick.key)
+                .peer("text", &error.to_string())
+                .error();
+        }
     }
 
     /// Reads the due rows for a pick.
@@ -397,9 +430,17 @@ fn gather(
     Ok(batch)
 }
 
+/// Whether there is anything to park by this request, which must claim nothing.
+fn parks(request: &ClaimRequest) -> bool {
+    match &request.action {
+        ClaimAction::Claim { daily, .. } => daily.is_some(),
+        ClaimAction::Move { .. } => false,
+    }
+}
+
 /// The claim of a job: the next attempt stands in it already, should this one be cut off. One random number for
 /// all its recipients, so that they stay together.
-fn claim(job: &Job, pick: &Pick, blocks: &Blocks, now: Timestamp) -> ClaimRequest {
+fn claim(job: &Job, pick: &Pick, blocks: &Blocks, park_only: bool, now: Timestamp) -> ClaimRequest {
     let attempts = job.rows.first().map_or(0, |row| row.attempts);
     let config = blocks.config();
     let terms = Terms::by(config, &job.head, &job.transport);
@@ -412,6 +453,7 @@ fn claim(job: &Job, pick: &Pick, blocks: &Blocks, now: Timestamp) -> ClaimReques
             most: job.rows.iter().map(most).collect(),
             expiry: terms.expiry(),
             last: terms.expiry() <= now,
+            park_only,
         }
     });
     ClaimRequest {

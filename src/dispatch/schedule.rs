@@ -301,6 +301,12 @@ impl Schedule {
         self.reload();
     }
 
+    /// Mail of `key` was put off until `at`, for a reason that is its own (SC-8).
+    pub fn parked(&mut self, key: &DestinationKey, at: Timestamp, now: Timestamp) {
+        self.progress += 1;
+        self.due(key, at, now);
+    }
+
     /// Most connections that a destination may have now (SC-5).
     pub fn window_of(&self, key: &DestinationKey) -> usize {
         self.turns.window_of(key)

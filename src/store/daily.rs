@@ -31,6 +31,8 @@ pub struct Daily {
     pub expiry: Timestamp,
     /// This is its last attempt in any case: it does not wait.
     pub last: bool,
+    /// There is no slot for it: what is over its limit waits from now on, and the rest is left as it is.
+    pub park_only: bool,
 }
 
 /// The UTC day of a time, from 1970-01-01.
@@ -59,8 +61,14 @@ impl Writer<'_> {
         let limits = daily.most.iter().copied().chain(repeat(0));
         for (&number, most) in request.numbers.iter().zip(limits) {
             let mut counted = None;
+            let row = row_id(request.id, number);
+            if daily.park_only {
+                if most > 0 && self.has_had(row, day)? >= most {
+                    over.push((number, most));
+                }
+                continue;
+            }
             if most > 0 {
-                let row = row_id(request.id, number);
                 let facts = params![row, request.attempts, most, day];
                 if self.sql.count_address.execute(facts)? == 0 {
                     over.push((number, most));
@@ -72,6 +80,9 @@ impl Writer<'_> {
             if self.claim_one(request, number, next_attempt, counted)? {
                 claimed.numbers.push(number);
             }
+        }
+        if daily.last && daily.park_only {
+            return Ok(());
         }
         if daily.last {
             return self.end_over(request, next_attempt, &over, claimed);
@@ -114,6 +125,16 @@ impl Writer<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Messages that the address of this row has had in a day.
+    fn has_had(&mut self, row: i64, day: i64) -> Result<u32, Fault> {
+        let count = self
+            .sql
+            .find_address
+            .query_row([row, day], |found| found.get(0))
+            .optional()?;
+        Ok(count.unwrap_or(0))
     }
 
     /// Nothing came of the attempt that runs: it counts for its address no longer.
@@ -209,6 +230,7 @@ mod tests {
                 most: vec![most; numbers.len()],
                 expiry: Timestamp::MAX,
                 last: false,
+                park_only: false,
             };
             self.claim_with(id, &numbers, daily)
         }
@@ -330,6 +352,7 @@ mod tests {
             most: vec![2],
             expiry: Timestamp::MAX,
             last: false,
+            park_only: false,
         };
         assert_eq!(world.claim_with(id, &[1], daily()).parked, Some(midnight()));
         world.clock.advance(midnight().since(world.clock.now()));
@@ -434,6 +457,28 @@ mod tests {
         assert!(world.counts().iter().all(|(day, ..)| *day > 0));
     }
 
+    // SC-8
+    #[test]
+    fn what_has_no_slot_is_parked_if_it_is_over_its_limit_and_else_left_alone() {
+        let world = World::new();
+        let first = world.add(&["bob@dest.example"]);
+        world.claim(first, 1);
+        let id = world.add(&["bob@dest.example", "joe@dest.example"]);
+        let expiry = Timestamp::MAX;
+        for (last, parked) in [(true, None), (false, Some(midnight()))] {
+            let daily = Daily {
+                most: vec![1; 2],
+                expiry,
+                last,
+                park_only: true,
+            };
+            let claimed = world.claim_with(id, &[1, 2], daily);
+            assert_eq!((claimed.numbers.len(), claimed.parked), (0, parked));
+        }
+        let states = [1, 2].map(|number| world.row(id, number).parked);
+        assert_eq!((states, world.count()), ([Some(1), None], 1));
+    }
+
     // SC-8, RT-3, RT-4, RT-12
     #[test]
     fn mail_waits_no_longer_than_its_expiry_and_then_is_claimed_to_end() {
@@ -446,6 +491,7 @@ mod tests {
             most: vec![1; 2],
             expiry,
             last,
+            park_only: false,
         };
         // With both at their end the one that may still go goes alone.
         let claimed = world.claim_with(id, &[1, 2], daily(true));

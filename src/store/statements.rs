@@ -65,6 +65,8 @@ statements! {
     /// Changes nothing when the address has had its share, or the row is not as it was.
     count_address: "INSERT INTO address_day (day, address, count) SELECT ?4, lower(address), 1 FROM recipient \
         WHERE id = ?1 AND state = 0 AND attempts = ?2 ON CONFLICT DO UPDATE SET count = count + 1 WHERE count < ?3";
+    find_address: "SELECT count FROM address_day \
+        WHERE (day, address) = (SELECT ?2, lower(address) FROM recipient WHERE id = ?1)";
     park: "UPDATE recipient SET next_attempt = ?3, parked = ?4 WHERE id = ?1 AND state = 0 AND attempts = ?2 \
         RETURNING destination";
     uncount_address: "UPDATE address_day SET count = count - 1 WHERE count > 0 \

@@ -135,6 +135,21 @@ fn the_recipients_of_a_message_are_counted_one_by_one() {
     office.dispatcher.stop();
 }
 
+// SC-8, SC-2
+#[test]
+fn a_heap_of_mail_over_the_limit_does_not_stand_before_other_mail_of_its_domain() {
+    let queue = Queue::new();
+    let ids: Vec<QueueId> = (0..1200).map(|_| queue.add(&[BOB])).collect();
+    let other = queue.add(&["joe@slow.example"]);
+    let office = Office::over(queue, config(1), 8);
+    let first = office.take_of(ids[0]);
+    office.reach(office.take_of(other));
+    office.reach(first);
+    office.expect_nothing();
+    ids[1..].iter().for_each(|id| is_parked(&office, *id, 1));
+    office.dispatcher.stop();
+}
+
 // SC-8, RT-5
 #[test]
 fn a_restart_and_a_crash_forget_nothing_of_the_day() {
