@@ -608,6 +608,7 @@ impl World {
         };
         if let Some(next) = next {
             m.due = next.millis();
+            m.last = Some(self.wall);
             self.due_at(destination, next);
         }
         self.running.remove(at);

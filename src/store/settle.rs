@@ -285,6 +285,7 @@ impl Writer<'_> {
             attempt.transport,
             dialled,
             outcome.delay_due.map(Timestamp::millis),
+            self.now().millis(),
         ])?;
         if let Some(due) = outcome.delay_due {
             self.notice_due(due);

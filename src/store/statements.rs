@@ -81,8 +81,10 @@ statements! {
     finish: "UPDATE recipient SET state = ?2, finished = ?3, blocker = ?4, doubt = ?5, used = coalesce(?6, used), \
         dialled = coalesce(?7, dialled), wish = 0, wish_text = NULL, wish_uid = NULL, delay_due = NULL, counted = NULL, \
         parked = NULL WHERE id = ?1";
+    /// With the time, for a clock that goes back into the attempt (RT-9).
     defer: "UPDATE recipient SET state = ?2, next_attempt = ?3, destination = ?4, blocker = ?5, doubt = ?6, used = ?7, \
-        dialled = ?8, wish = 0, wish_text = NULL, wish_uid = NULL, delay_due = ?9, counted = NULL WHERE id = ?1";
+        dialled = ?8, wish = 0, wish_text = NULL, wish_uid = NULL, delay_due = ?9, counted = NULL, \
+        put_off = ?10 WHERE id = ?1";
     next_attempt: "SELECT next_attempt FROM recipient WHERE id = ?1";
     /// A first claim given back may have no time for a delay yet: whoever tells of delays looks at it and sets one.
     give_back: "UPDATE recipient SET state = 0, next_attempt = ?2, attempts = attempts - 1, counted = NULL, \

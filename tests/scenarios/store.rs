@@ -958,6 +958,20 @@ fn after_a_backward_clock_step_nothing_waits_beyond_the_horizon_unless_asked_to(
     assert_eq!(queue.store.pull_in(horizon).unwrap(), 0);
 }
 
+// RT-9
+#[test]
+fn a_clock_put_back_into_an_attempt_that_has_ended_does_not_add_its_length_to_the_wait() {
+    let queue = Queue::new();
+    let id = queue.add_claimed("eve@dest.example", start().plus(minutes(30)));
+    queue.clock.advance(minutes(10));
+    let next = queue.clock.now().plus(minutes(30));
+    queue.settle(id, 1, Verdict::Deferred { next });
+    queue.clock.set(start().plus(minutes(1)));
+    let horizon = queue.clock.now().plus(minutes(30));
+    assert_eq!(queue.store.pull_in(horizon).unwrap(), 1);
+    assert_eq!(list(&queue, by_id(id))[0].row.next_attempt, horizon);
+}
+
 // CTL-22, PRC-2
 #[test]
 fn a_closed_store_answers_so_on_every_handle() {
