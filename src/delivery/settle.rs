@@ -124,7 +124,11 @@ pub(super) fn settle(parts: &Parts, running: &Running, happened: Vec<Happened>) 
         settled.overruled.extend(more.overruled);
     };
     if !settlement.outcomes.is_empty() {
-        match persist(parts, running, || parts.store.settle(settlement.clone())) {
+        // It may be asked for again.
+        let settlement = Arc::new(settlement);
+        match persist(parts, running, || {
+            parts.store.settle(Arc::clone(&settlement))
+        }) {
             Some(outcome) => add(outcome),
             None => return,
         }

@@ -18,6 +18,9 @@ const PEER_TEXT: usize = 512;
 /// Longest other value, escaped. An address of 256 octets fits even if most of it must be escaped.
 const VALUE: usize = 1100;
 
+/// Keys of most lines, at most.
+const USUAL: usize = 16;
+
 /// One log line: an event and its keys, in the order in which they are given.
 ///
 /// The convention of order: queue id first, texts last. Every value is escaped when it is written, so nothing that a
@@ -57,7 +60,7 @@ impl Line {
         Line {
             event,
             target: MAIL,
-            fields: Vec::new(),
+            fields: Vec::with_capacity(USUAL),
         }
     }
 

@@ -26,7 +26,7 @@ pub(super) enum Op {
         id: QueueId,
     },
     Claim(Vec<ClaimRequest>),
-    Settle(Settlement),
+    Settle(Arc<Settlement>),
     Unclaim {
         id: QueueId,
         numbers: Vec<u32>,

@@ -1,6 +1,7 @@
 //! Outcomes: what becomes of claimed recipients, and the end of recipients and messages.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use rusqlite::{OptionalExtension, Row, params};
 
@@ -65,8 +66,8 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`]; the recipients stay claimed, in doubt after a restart.
-    pub fn settle(&self, settlement: Settlement) -> Result<Settled, StoreError> {
-        match self.inner.ask(Op::Settle(settlement))? {
+    pub fn settle(&self, settlement: impl Into<Arc<Settlement>>) -> Result<Settled, StoreError> {
+        match self.inner.ask(Op::Settle(settlement.into()))? {
             Answer::Settled(settled) => Ok(settled),
             other => Err(unexpected(&other)),
         }
