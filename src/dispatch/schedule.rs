@@ -537,7 +537,16 @@ impl Schedule {
             self.turns.note_hosts(key, hosts);
             return claim.obeys(&self.limits(key)); // for the rest it has its own rules
         }
+        let before = self.turns.windows().home(key).clone();
         self.turns.join_group(key, hosts);
+        // What of its mail waits for a rate waits with the others from here on.
+        if self.turns.windows().home(key) != &before
+            && self.rates.leave(&before, key)
+            && self.blocks.group(key).is_none()
+            && !self.turns.offer(key)
+        {
+            self.scan.again(Timestamp::default());
+        }
         let limits = self.limits(key);
         if !claim.obeys(&limits) {
             return false;

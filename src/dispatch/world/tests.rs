@@ -354,3 +354,22 @@ fn who_comes_back_after_a_pause_stands_behind_the_others() {
     ];
     run(size, 16_668_764_722_047_523_357, &events);
 }
+
+// SC-8, RT-9
+#[test]
+fn who_waits_for_the_rate_of_its_domain_waits_for_that_of_its_hosts_once_they_are_known() {
+    let size = Size {
+        workers: 2,
+        window: 1,
+        destinations: 2,
+        line: 4096,
+        groups: 1,
+    };
+    let events = [
+        Event::Submit(0, 2, 0),
+        Event::Submit(1, 2, 0),
+        Event::Step(-3),
+        Event::Advance(0),
+    ];
+    run(size, 9_323_759_075_974_688_067, &events);
+}
