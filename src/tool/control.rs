@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::paths::Paths;
-use super::{DENIED, Exit, NOTHING, TEMPORARY, UNAVAILABLE};
+use super::{DENIED, Exit, NOTHING, TEMPORARY, UNAVAILABLE, unanswered};
 use crate::front::control::line;
 use crate::front::control::output::Code;
 
@@ -125,7 +125,7 @@ impl Connection {
                     io::ErrorKind::PermissionDenied => DENIED,
                     _ => UNAVAILABLE,
                 };
-                Err(Exit::new(status, format!("{}: {error}", path.display())))
+                Err(Exit::new(status, unanswered(path, &error)))
             }
         }
     }

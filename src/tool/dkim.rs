@@ -1,7 +1,7 @@
 //! `posthaste dkim keygen|dns|verify` (MSG-9): works on files and DNS, and asks no daemon.
 
 use std::fs::OpenOptions;
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -130,7 +130,16 @@ fn write_key(path: &Path, key: &PKey<Private>) -> Result<(), Exit> {
     let pem = key.private_key_to_pem_pkcs8().map_err(openssl)?;
     let mut options = OpenOptions::new();
     options.write(true).create_new(true).mode(0o600);
-    let mut file = options.open(path).map_err(failed(CANNOT_CREATE))?;
+    let mut file = options.open(path).map_err(|error| match error.kind() {
+        ErrorKind::AlreadyExists => Exit::new(
+            CANNOT_CREATE,
+            format!(
+                "{}: it exists and is left as it is: name another file, or remove it first",
+                path.display()
+            ),
+        ),
+        _ => failed(CANNOT_CREATE)(error),
+    })?;
     let written = file.write_all(&pem).and_then(|()| file.sync_all());
     written.map_err(|error| {
         // Half a key is of no use, and would stand in the way of the next try.

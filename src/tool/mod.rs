@@ -67,6 +67,20 @@ impl Exit {
     }
 }
 
+/// Why a socket of the daemon does not answer, and what to do about it.
+fn unanswered(path: &Path, error: &io::Error) -> String {
+    let what = match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            "no posthasted listens there; start it, or name its configuration with -f FILE"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "this account may not connect; see \"mode\" and \"group\" in posthaste.toml(5)"
+        }
+        _ => return format!("{}: {error}", path.display()),
+    };
+    format!("{}: {what}", path.display())
+}
+
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
@@ -162,5 +176,27 @@ fn tool(args: Vec<String>) -> Result<u8, Exit> {
             named(name, rest.to_vec(), &paths)
         }
         Some(_) => control::run(&args, &paths),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // CTL-23
+    #[test]
+    fn a_daemon_that_is_not_there_is_said_with_its_socket_and_what_to_do() {
+        let error = |kind| io::Error::from(kind);
+        for (kind, advice) in [
+            (io::ErrorKind::NotFound, "start it"),
+            (io::ErrorKind::ConnectionRefused, "start it"),
+            (io::ErrorKind::PermissionDenied, "\"mode\""),
+        ] {
+            let text = unanswered(Path::new("/run/p/control"), &error(kind));
+            assert!(
+                text.starts_with("/run/p/control: ") && text.contains(advice),
+                "{text}"
+            );
+        }
     }
 }

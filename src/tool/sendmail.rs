@@ -12,7 +12,7 @@ use super::content::{HeaderReader, Normaliser};
 use super::flags::{Flags, Mode};
 use super::paths::Paths;
 use super::submit::{Envelope, Session};
-use super::{Exit, IO, SOFTWARE, TEMPORARY, addresses, control, mailq};
+use super::{Exit, IO, SOFTWARE, TEMPORARY, addresses, control, mailq, unanswered};
 use crate::smtp::address::{Mailbox, ReversePath};
 
 /// Longest argument of `-f`.
@@ -156,7 +156,8 @@ impl Input {
 fn smtp(paths: &Paths) -> Result<u8, Exit> {
     let path = listener(paths)?;
     let broken = |error: io::Error| Exit::new(TEMPORARY, format!("{}: {error}", path.display()));
-    let mut stream = UnixStream::connect(&path).map_err(broken)?;
+    let mut stream = UnixStream::connect(&path)
+        .map_err(|error| Exit::new(TEMPORARY, unanswered(&path, &error)))?;
     let mut sending = stream.try_clone().map_err(broken)?;
     // It ends with the input, or with the process.
     let copier = thread::Builder::new()

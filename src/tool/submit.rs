@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{DATA, DENIED, Exit, NO_USER, TEMPORARY};
+use super::{DATA, DENIED, Exit, NO_USER, TEMPORARY, unanswered};
 use crate::net::deadline::Deadline;
 use crate::net::stream::Stream;
 use crate::smtp::address::{Mailbox, ReversePath};
@@ -53,7 +53,7 @@ impl Session {
                     io::ErrorKind::PermissionDenied => DENIED,
                     _ => TEMPORARY,
                 };
-                Exit::new(status, format!("{}: {error}", path.display()))
+                Exit::new(status, unanswered(path, &error))
             })?;
         let mut session = Session {
             stream,
