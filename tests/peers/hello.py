@@ -148,6 +148,8 @@ for version in ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3:
             # The client's half is closed; content without its dot is answered in the other half, as a half-closed TCP is.
             assert words and error.reason == "APPLICATION_DATA_AFTER_CLOSE_NOTIFY", error
             plain = socket.socket(fileno=sock.detach())
+            # The descriptor does not block, and the new object does not know that without a limit of its own.
+            plain.settimeout(10)
         end = end_of(plain)
         assert not any(code in end for code in (b"250", b"354", b"421", b"5.5.")), f"clear text is answered: {end}"
 print(f"{HOW}: {tried} tries")
