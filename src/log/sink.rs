@@ -18,7 +18,7 @@ use crate::config::LogTo;
 const IDENT: &str = "posthasted";
 /// syslog(3): LOG_MAIL.
 const FACILITY_MAIL: u8 = 2 << 3;
-/// A file's lines are written at the latest when there are so many octets of them.
+/// Lines are written at the latest when there are so many octets of them.
 const MUCH: usize = 32 << 10;
 /// A syslog socket that is not there is asked for at most this often.
 const RECONNECT: Duration = Duration::from_secs(1);
@@ -38,8 +38,8 @@ pub(super) struct Entry {
 #[derive(Debug)]
 pub(super) enum Sink {
     Syslog(Syslog),
-    Stderr,
-    File(LogFile),
+    /// Standard error, or a file.
+    Lines(Lines),
 }
 
 impl Sink {
@@ -50,8 +50,8 @@ impl Sink {
     pub fn open(to: &LogTo) -> io::Result<Sink> {
         Ok(match to {
             LogTo::Syslog => Sink::Syslog(Syslog::new("/dev/log")),
-            LogTo::Stderr => Sink::Stderr,
-            LogTo::File(path) => Sink::File(LogFile::open(path)?),
+            LogTo::Stderr => Sink::Lines(Lines::to(To::Stderr)),
+            LogTo::File(path) => Sink::Lines(Lines::open(path)?),
         })
     }
 
@@ -63,11 +63,7 @@ impl Sink {
         let alone = |error| (1, error);
         match self {
             Sink::Syslog(syslog) => syslog.write(entry).map_err(alone),
-            Sink::Stderr => io::stderr()
-                .lock()
-                .write_all(dated(entry).as_bytes())
-                .map_err(alone),
-            Sink::File(file) => file.put(&dated(entry)),
+            Sink::Lines(lines) => lines.put(&dated(entry)),
         }
     }
 
@@ -77,8 +73,8 @@ impl Sink {
     /// So many lines are lost.
     pub fn flush(&mut self) -> Result<(), (u64, io::Error)> {
         match self {
-            Sink::File(file) => file.flush(),
-            Sink::Syslog(_) | Sink::Stderr => Ok(()),
+            Sink::Lines(lines) => lines.flush(),
+            Sink::Syslog(_) => Ok(()),
         }
     }
 }
@@ -93,18 +89,40 @@ fn dated(entry: &Entry) -> String {
     }
 }
 
-/// A file, appended to.
+/// Where whole lines are written one behind another.
 #[derive(Debug)]
-pub(super) struct LogFile {
-    file: File,
+enum To {
+    /// Appended to.
+    File(File),
+    Stderr,
+}
+
+impl Write for To {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        match self {
+            To::File(file) => file.write(octets),
+            // It has no buffer of its own.
+            To::Stderr => io::stderr().write(octets),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Lines on their way to a file or standard error.
+#[derive(Debug)]
+pub(super) struct Lines {
+    to: To,
     /// The last write stopped in the middle of a line.
     torn: bool,
     /// Whole lines that are not written yet: under load many go out in one write.
     waiting: Vec<u8>,
 }
 
-impl LogFile {
-    fn open(path: &Path) -> io::Result<LogFile> {
+impl Lines {
+    fn open(path: &Path) -> io::Result<Lines> {
         // O_NONBLOCK: a FIFO without a reader fails instead of holding up the start; it means nothing to files.
         let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
         let file = OpenOptions::new()
@@ -113,11 +131,15 @@ impl LogFile {
             .mode(0o640)
             .custom_flags(flags.bits())
             .open(path)?;
-        Ok(LogFile {
-            file,
+        Ok(Lines::to(To::File(file)))
+    }
+
+    fn to(to: To) -> Lines {
+        Lines {
+            to,
             torn: false,
             waiting: Vec::new(),
-        })
+        }
     }
 
     /// Takes a line; what waits goes out once it is much.
@@ -145,14 +167,14 @@ impl LogFile {
     /// Writes what waits, as far as it goes: so many octets of it are out.
     fn write(&mut self) -> (usize, io::Result<()>) {
         if self.torn && !self.waiting.is_empty() {
-            if let Err(error) = self.file.write_all(b"\n") {
+            if let Err(error) = self.to.write_all(b"\n") {
                 return (0, Err(error));
             }
             self.torn = false;
         }
         let mut written = 0;
         while written < self.waiting.len() {
-            match self.file.write(&self.waiting[written..]) {
+            match self.to.write(&self.waiting[written..]) {
                 Ok(0) => return (written, Err(io::ErrorKind::WriteZero.into())),
                 Ok(n) => written += n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
