@@ -41,8 +41,14 @@ real() {
   daemon_start
   traffic_start 4 4000
   until_true 20 more_answers 250 1 50 || die "no traffic"
+  # Nothing is being written just then: what fdatasync has said yes to in the very moment of the error can be gone after it. That
+  # is the kernel's doing (Q-23): a loop of pwrite and fdatasync alone lost its last write in 3 of 80 such file systems.
+  kill -STOP "$CLIENT_PID"
+  until_true 20 queue_is_empty || die "$(queued) still in the queue"
+  sleep 0.3
   echo posthaste-test >"/sys/fs/ext4/$loop/trigger_fs_error"
   began=$(ledger_lines)
+  kill -CONT "$CLIENT_PID"
   # A sync that is under way just then fails with EIO, when the journal is given up: that is ST-4. Any later call says EROFS.
   until_true 20 eval 'more_answers 452 "$began" 10 || ! kill -0 "$DAEMON_PID" 2>/dev/null' ||
     die "not refused: $(tail -n 1 "$D/ledger")"
