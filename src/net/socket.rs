@@ -15,7 +15,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, recv, send};
-use socket2::{Domain, Protocol, SockAddr, Type};
+use socket2::{Domain, Protocol, SockAddr, TcpKeepalive, Type};
 
 use super::deadline::Deadline;
 
@@ -24,6 +24,18 @@ const FIRST_WAIT: Duration = Duration::from_secs(1);
 
 /// The same for clients that connected to us: so long a stop may go unnoticed by [`Socket::read_or`].
 const FIRST_WAIT_OF_CLIENT: Duration = Duration::from_millis(100);
+
+/// How often a silent peer's system is asked whether it still knows of the connection (RFC 9293 §3.8.4).
+///
+/// A program that ends, a host that starts anew and a lost entry of address translation can leave a connection that only
+/// our side knows of (Linux itself loses one now and then that is dialled while the listener is closed). Such a peer
+/// answers with a reset, and the next host has its turn, not after minutes of waiting for a greeting. A peer that is slow
+/// notices nothing of it.
+const KEEPALIVE: Duration = Duration::from_secs(5);
+
+/// No answer at all decides nothing: so many in a row, the most that Linux takes, last longer than the wait for a final
+/// dot, and the deadlines of the stages come first.
+const KEEPALIVES: u32 = 127;
 
 /// A connected socket.
 #[derive(Debug)]
@@ -69,6 +81,12 @@ impl Socket {
     ) -> io::Result<Socket> {
         socket.connect_timeout(&SockAddr::from(address), deadline.remaining()?)?;
         socket.set_tcp_nodelay(true)?;
+        socket.set_tcp_keepalive(
+            &TcpKeepalive::new()
+                .with_time(KEEPALIVE)
+                .with_interval(KEEPALIVE)
+                .with_retries(KEEPALIVES),
+        )?;
         Socket::with(Kind::Tcp(socket.into(), address), FIRST_WAIT)
     }
 
