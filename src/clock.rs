@@ -5,7 +5,7 @@
 //! this module. Everything that asks "what time is it" or "wake me at" for the *queue* asks a [`Clock`], so that a
 //! test can drive years of retry schedule in milliseconds.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -129,6 +129,16 @@ impl Timestamp {
         Some(Timestamp::from_secs(secs))
     }
 
+    /// Writes `2026-11-21T18:40:00`: each line of the log has it, so its digits are put together by hand.
+    pub(crate) fn write_civil<W: Write + ?Sized>(self, out: &mut W) -> fmt::Result {
+        let (year, month, day, hour, minute, second) = self.civil();
+        write!(out, "{year:04}")?;
+        let mut text = *b"-00-00T00:00:00";
+        let parts = [(1, month), (4, day), (7, hour), (10, minute), (13, second)];
+        put_two_digits(&mut text, parts);
+        out.write_str(std::str::from_utf8(&text).unwrap_or_default())
+    }
+
     /// The date as RFC 5322 §3.3 writes it in headers, in UTC: `Sat, 21 Nov 2026 18:40:00 +0000`.
     pub fn rfc5322(self) -> String {
         const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
@@ -138,18 +148,26 @@ impl Timestamp {
         let (year, month, day, hour, minute, second) = self.civil();
         let weekday = DAYS[(self.secs().div_euclid(86_400)).rem_euclid(7) as usize];
         let month = MONTHS[(month - 1) as usize];
-        format!("{weekday}, {day} {month} {year:04} {hour:02}:{minute:02}:{second:02} +0000")
+        let mut time = *b"00:00:00";
+        put_two_digits(&mut time, [(0, hour), (3, minute), (6, second)]);
+        let time = std::str::from_utf8(&time).unwrap_or_default();
+        format!("{weekday}, {day} {month} {year:04} {time} +0000")
+    }
+}
+
+/// Adds numbers below 100 to the zeros that stand at their places.
+fn put_two_digits<const N: usize>(text: &mut [u8], numbers: [(usize, u32); N]) {
+    for (at, number) in numbers {
+        text[at] += (number / 10) as u8;
+        text[at + 1] += (number % 10) as u8;
     }
 }
 
 /// RFC 3339 in UTC with whole seconds: `2026-11-21T18:40:00Z`.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (year, month, day, hour, minute, second) = self.civil();
-        write!(
-            f,
-            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z"
-        )
+        self.write_civil(f)?;
+        f.write_char('Z')
     }
 }
 

@@ -423,6 +423,8 @@ pub(super) fn drive(
     let mut awaited: Option<(u64, Deadline)> = None;
     // The connection failed under a write; what the peer said before is still read.
     let mut failed: Option<io::Error> = None;
+    // Most replies are short, and a long one comes in parts.
+    let mut buffer = [0; 2048];
     loop {
         let command = match dialogue.advance()? {
             Step::Begin(command) => {
@@ -458,7 +460,6 @@ pub(super) fn drive(
             // Something came beside the sending.
             continue;
         }
-        let mut buffer = [0; 8192];
         match stream.read(&mut buffer, deadline) {
             Ok(0) => return Err(Break::Eof(command)),
             Ok(n) => dialogue.wire().push(&buffer[..n]),

@@ -1,5 +1,6 @@
 //! From what happened to what is recorded: verdicts, the settling commit, and the line of the mail trail (OBS-1, OBS-8).
 
+use std::fmt::{self, Write as _};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -385,31 +386,16 @@ impl Trail {
         now: Timestamp,
     ) -> Trail {
         let row = &running.rows[one.row];
-        let relay = match (attempt.host.is_empty(), attempt.address) {
-            (false, Some(address)) => {
-                format!("{}[{}]:{}", attempt.host, address.ip(), address.port())
-            }
-            (false, None) => attempt.host.clone(),
-            (true, _) => "none".to_string(),
-        };
-        let seconds = |span: &Duration| {
-            let millis = span.as_millis();
-            match millis % 1000 {
-                0 => (millis / 1000).to_string(),
-                rest => format!("{}.{rest:03}", millis / 1000),
-            }
-        };
-        let delays: Vec<String> = attempt.delays.iter().map(seconds).collect();
         let line = Line::new("deliver")
             .key("qid", running.head.id)
             .num("rcpt", row.id.number)
             .path("to", &row.recipient.path)
             .path("from", &running.head.reverse_path)
-            .key("relay", relay)
+            .key("relay", Relay(attempt))
             .key("transport", &attempt.transport)
             .num("attempt", row.attempts.saturating_add(1))
             .span("delay", now.since(running.head.arrived))
-            .key("delays", delays.join("/"))
+            .key("delays", Delays(&attempt.delays))
             .key("tls", attempt.tls)
             .opt(
                 "tls-policy",
@@ -456,6 +442,39 @@ impl Trail {
             .opt("next", next)
             .opt("doubt", self.doubt)
             .peer("text", &self.text)
+    }
+}
+
+/// The host and its address, as the log shows them.
+struct Relay<'a>(&'a Attempt);
+
+impl fmt::Display for Relay<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Attempt { host, address, .. } = self.0;
+        match address {
+            _ if host.is_empty() => f.write_str("none"),
+            None => f.write_str(host),
+            Some(address) => write!(f, "{host}[{}]:{}", address.ip(), address.port()),
+        }
+    }
+}
+
+/// Seconds, with milliseconds where there are any, with slashes between.
+struct Delays<'a>(&'a [Duration]);
+
+impl fmt::Display for Delays<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, span) in self.0.iter().enumerate() {
+            if n > 0 {
+                f.write_char('/')?;
+            }
+            let millis = span.as_millis();
+            match millis % 1000 {
+                0 => write!(f, "{}", millis / 1000)?,
+                rest => write!(f, "{}.{rest:03}", millis / 1000)?,
+            }
+        }
+        Ok(())
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fmt::Write as _;
 
-use ::log::kv::{ToValue, Value};
+use ::log::kv::{Error, Key, Source, Value, VisitSource};
 use ::log::{Level, Record};
 
 use super::render;
@@ -18,8 +18,12 @@ const PEER_TEXT: usize = 512;
 /// Longest other value, escaped. An address of 256 octets fits even if most of it must be escaped.
 const VALUE: usize = 1100;
 
-/// Keys of most lines, at most.
-const USUAL: usize = 16;
+/// Keys of most lines, at most, and octets of their values.
+const USUAL: usize = 24;
+const USUAL_VALUES: usize = 384;
+
+/// What stands at the end of a value that was cut.
+const MARK: &str = "...";
 
 /// One log line: an event and its keys, in the order in which they are given.
 ///
@@ -36,21 +40,27 @@ pub struct Line {
     event: &'static str,
     target: &'static str,
     fields: Vec<(&'static str, Field)>,
+    /// The values that are text, one behind the other: a line is a few allocations, however many keys it has.
+    values: String,
 }
 
 /// A value: numbers stay numbers in JSON.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Field {
-    Text(String),
+    /// Ends here in the values, and begins where the text before it ended.
+    Text(usize),
     Number(i64),
 }
 
-impl ToValue for Field {
-    fn to_value(&self) -> Value<'_> {
-        match self {
-            Field::Text(text) => Value::from(text.as_str()),
-            Field::Number(number) => Value::from(*number),
-        }
+impl Source for Line {
+    fn visit<'kvs>(&'kvs self, visitor: &mut dyn VisitSource<'kvs>) -> Result<(), Error> {
+        self.each(|key, value| {
+            let value = match value {
+                Ok(text) => Value::from(text),
+                Err(number) => Value::from(number),
+            };
+            visitor.visit_pair(Key::from_str(key), value)
+        })
     }
 }
 
@@ -61,7 +71,26 @@ impl Line {
             event,
             target: MAIL,
             fields: Vec::with_capacity(USUAL),
+            values: String::with_capacity(USUAL_VALUES),
         }
+    }
+
+    /// Calls `visit` with each key and its text, or else its number.
+    fn each<'s, E>(
+        &'s self,
+        mut visit: impl FnMut(&'static str, Result<&'s str, i64>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut start = 0;
+        for (key, field) in &self.fields {
+            match *field {
+                Field::Number(number) => visit(key, Err(number))?,
+                Field::Text(end) => {
+                    visit(key, Ok(&self.values[start..end]))?;
+                    start = end;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Begins the line of an event that a client can cause as often as it likes and that moves no mail: at most 10 a
@@ -74,7 +103,7 @@ impl Line {
 
     /// A value in words that are ours or typed: an id, a name, a code, a state.
     pub fn key(self, key: &'static str, value: impl fmt::Display) -> Line {
-        self.text(key, value.to_string(), VALUE)
+        self.text(key, VALUE, |out| write!(out, "{value}"))
     }
 
     /// As [`Line::key`], left out when there is none.
@@ -94,26 +123,36 @@ impl Line {
 
     /// An envelope path, written inside angle brackets; the null reverse-path is `<>`.
     pub fn path(self, key: &'static str, path: impl fmt::Display) -> Line {
-        self.text(key, format!("<{path}>"), VALUE)
+        self.text(key, VALUE, |out| write!(out, "<{path}>"))
     }
 
     /// A span of time in seconds, with milliseconds where there are any: `5412s`, `0.25s`.
     pub fn span(self, key: &'static str, span: std::time::Duration) -> Line {
-        self.text(key, render::seconds(span), VALUE)
+        self.text(key, VALUE, |out| render::seconds(out, span))
     }
 
     /// Free text, most of all a peer's: cut at 512 octets (OBS-2). Belongs at the end of the line.
     pub fn peer(self, key: &'static str, text: &str) -> Line {
-        self.text(key, text.to_owned(), PEER_TEXT)
+        self.text(key, PEER_TEXT, |out| out.write_str(text))
     }
 
-    fn text(mut self, key: &'static str, mut text: String, longest: usize) -> Line {
-        if render::escaped_len(&text) > longest {
-            const MARK: &str = "...";
-            text.truncate(render::cut_at(&text, longest - MARK.len()));
-            text.push_str(MARK);
+    fn text(
+        mut self,
+        key: &'static str,
+        longest: usize,
+        write: impl FnOnce(&mut String) -> fmt::Result,
+    ) -> Line {
+        let start = self.values.len();
+        let written = write(&mut self.values);
+        debug_assert!(written.is_ok(), "writing to a String cannot fail");
+        let text = &self.values[start..];
+        // What is short is not long in escapes either.
+        if text.len() > longest / render::LONGEST_ESCAPE && render::escaped_len(text) > longest {
+            let kept = render::cut_at(text, longest - MARK.len());
+            self.values.truncate(start + kept);
+            self.values.push_str(MARK);
         }
-        self.fields.push((key, Field::Text(text)));
+        self.fields.push((key, Field::Text(self.values.len())));
         self
     }
 
@@ -143,7 +182,7 @@ impl Line {
             &Record::builder()
                 .level(level)
                 .target(self.target)
-                .key_values(&self.fields)
+                .key_values(self)
                 .args(format_args!("{}", self.event))
                 .build(),
         );
@@ -154,14 +193,13 @@ impl Line {
 impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.event)?;
-        for (key, field) in &self.fields {
+        self.each(|key, value| {
             f.write_char(' ')?;
-            match field {
-                Field::Text(text) => render::pair(f, key, text)?,
-                Field::Number(number) => write!(f, "{key}={number}")?,
+            match value {
+                Ok(text) => render::pair(f, key, text),
+                Err(number) => write!(f, "{key}={number}"),
             }
-        }
-        Ok(())
+        })
     }
 }
 

@@ -22,12 +22,15 @@ fn is_plain(byte: u8) -> bool {
     byte.is_ascii_graphic() && byte != b'"' && byte != b'\\'
 }
 
+/// Octets of the longest escape of one octet.
+pub(super) const LONGEST_ESCAPE: usize = 4;
+
 /// Octets of `byte` in escaped form.
 fn escaped_byte_len(byte: u8) -> usize {
     match byte {
         b'"' | b'\\' | b'\n' | b'\r' | b'\t' => 2,
         b' '..=b'~' => 1,
-        _ => 4,
+        _ => LONGEST_ESCAPE,
     }
 }
 
@@ -50,8 +53,9 @@ pub(super) fn cut_at(text: &str, longest: usize) -> usize {
 }
 
 /// Writes `key=value`, with quotes where the value needs them.
-pub(super) fn pair(out: &mut dyn Write, key: &str, text: &str) -> fmt::Result {
-    write!(out, "{key}=")?;
+pub(super) fn pair<W: Write + ?Sized>(out: &mut W, key: &str, text: &str) -> fmt::Result {
+    out.write_str(key)?;
+    out.write_char('=')?;
     // An `=` inside a plain value is harmless: the first one ends the key. A leading quote cannot occur.
     if !text.is_empty() && text.bytes().all(is_plain) && !ALWAYS_QUOTED.contains(&key) {
         return out.write_str(text);
@@ -93,16 +97,22 @@ fn json_string(out: &mut dyn Write, text: &str) -> fmt::Result {
     out.write_char('"')
 }
 
-/// Seconds, with a fraction where there is one.
-pub(super) fn seconds(span: Duration) -> String {
-    let text = format!("{}.{:03}", span.as_secs(), span.subsec_millis());
-    format!("{}s", text.trim_end_matches('0').trim_end_matches('.'))
+/// Writes seconds, with a fraction where there is one.
+pub(super) fn seconds<W: Write + ?Sized>(out: &mut W, span: Duration) -> fmt::Result {
+    write!(out, "{}", span.as_secs())?;
+    let millis = span.subsec_millis();
+    match (millis % 10, millis % 100, millis) {
+        (_, _, 0) => out.write_char('s'),
+        (_, 0, _) => write!(out, ".{}s", millis / 100),
+        (0, _, _) => write!(out, ".{:02}s", millis / 10),
+        _ => write!(out, ".{millis:03}s"),
+    }
 }
 
-/// RFC 3339 in UTC with milliseconds.
-pub(super) fn time(at: Timestamp) -> String {
-    let whole = at.to_string();
-    format!("{}.{:03}Z", whole.trim_end_matches('Z'), at.millis() % 1000)
+/// Writes the time as RFC 3339 has it, in UTC with milliseconds.
+pub(super) fn time<W: Write + ?Sized>(out: &mut W, at: Timestamp) -> fmt::Result {
+    at.write_civil(out)?;
+    write!(out, ".{:03}Z", at.millis() % 1000)
 }
 
 /// The word for a level.
@@ -148,9 +158,9 @@ fn text_body(out: &mut String, record: &Record<'_>, words: &str) -> fmt::Result 
     }
     visit(record, &mut |key, value| {
         out.push(' ');
-        match number(value) {
-            Some(number) => write!(out, "{key}={number}"),
-            None => pair(out, key, &text(value)),
+        match of(value) {
+            Of::Number(number) => write!(out, "{key}={number}"),
+            Of::Text(text) => pair(out, key, &text),
         }
     });
     Ok(())
@@ -158,8 +168,9 @@ fn text_body(out: &mut String, record: &Record<'_>, words: &str) -> fmt::Result 
 
 fn json_body(out: &mut String, record: &Record<'_>, words: &str, at: Timestamp) -> fmt::Result {
     out.push_str("{\"time\":");
-    json_string(out, &time(at))?;
-    out.push_str(",\"level\":");
+    out.push('"');
+    time(out, at)?;
+    out.push_str("\",\"level\":");
     json_string(out, level(record.level()))?;
     out.push_str(",\"event\":");
     if is_line(record) {
@@ -174,9 +185,9 @@ fn json_body(out: &mut String, record: &Record<'_>, words: &str, at: Timestamp) 
         out.push(',');
         json_string(out, key)?;
         out.push(':');
-        match number(value) {
-            Some(number) => write!(out, "{number}"),
-            None => json_string(out, &text(value)),
+        match of(value) {
+            Of::Number(number) => write!(out, "{number}"),
+            Of::Text(text) => json_string(out, &text),
         }
     });
     out.push('}');
@@ -188,15 +199,21 @@ fn capped(words: &str) -> &str {
     &words[..cut_at(words, 2048)]
 }
 
-fn text<'v>(value: &Value<'v>) -> Cow<'v, str> {
-    match value.to_borrowed_str() {
-        Some(text) => Cow::Borrowed(text),
-        None => Cow::Owned(value.to_string()),
-    }
+/// What a value is.
+enum Of<'v> {
+    Number(i64),
+    Text(Cow<'v, str>),
 }
 
-fn number(value: &Value<'_>) -> Option<i64> {
-    value.to_i64()
+fn of<'v>(value: &Value<'v>) -> Of<'v> {
+    // Most are text, and of a text nobody asks whether it is a number.
+    match value.to_borrowed_str() {
+        Some(text) => Of::Text(Cow::Borrowed(text)),
+        None => match value.to_i64() {
+            Some(number) => Of::Number(number),
+            None => Of::Text(Cow::Owned(value.to_string())),
+        },
+    }
 }
 
 /// Calls `each` with every key and value of a record.
@@ -275,9 +292,13 @@ mod tests {
             (250, "0.25s"),
             (1000, "1s"),
             (5_412_007, "5412.007s"),
+            (70, "0.07s"),
+            (1_230, "1.23s"),
             (100_000, "100s"),
         ] {
-            assert_eq!(seconds(Duration::from_millis(millis)), text);
+            let mut out = String::new();
+            seconds(&mut out, Duration::from_millis(millis)).unwrap();
+            assert_eq!(out, text);
         }
     }
 }

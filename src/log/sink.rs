@@ -63,7 +63,7 @@ impl Sink {
         let alone = |error| (1, error);
         match self {
             Sink::Syslog(syslog) => syslog.write(entry).map_err(alone),
-            Sink::Lines(lines) => lines.put(&dated(entry)),
+            Sink::Lines(lines) => lines.put(entry),
         }
     }
 
@@ -79,14 +79,17 @@ impl Sink {
     }
 }
 
-/// The line as it stands in a file, with its line end.
-fn dated(entry: &Entry) -> String {
-    if entry.dated {
-        format!("{}\n", entry.body)
-    } else {
-        let (time, level) = (render::time(entry.at), render::level(entry.level));
-        format!("{time} {level} {}\n", entry.body)
+/// Appends the line as it stands in a file, with its line end.
+fn put_dated(out: &mut String, entry: &Entry) {
+    if !entry.dated {
+        let written = render::time(out, entry.at);
+        debug_assert!(written.is_ok(), "writing to a String cannot fail");
+        out.push(' ');
+        out.push_str(render::level(entry.level));
+        out.push(' ');
     }
+    out.push_str(&entry.body);
+    out.push('\n');
 }
 
 /// Where whole lines are written one behind another.
@@ -118,7 +121,7 @@ pub(super) struct Lines {
     /// The last write stopped in the middle of a line.
     torn: bool,
     /// Whole lines that are not written yet: under load many go out in one write.
-    waiting: Vec<u8>,
+    waiting: String,
 }
 
 impl Lines {
@@ -138,13 +141,13 @@ impl Lines {
         Lines {
             to,
             torn: false,
-            waiting: Vec::new(),
+            waiting: String::new(),
         }
     }
 
     /// Takes a line; what waits goes out once it is much.
-    fn put(&mut self, line: &str) -> Result<(), (u64, io::Error)> {
-        self.waiting.extend_from_slice(line.as_bytes());
+    fn put(&mut self, entry: &Entry) -> Result<(), (u64, io::Error)> {
+        put_dated(&mut self.waiting, entry);
         if self.waiting.len() < MUCH {
             return Ok(());
         }
@@ -155,9 +158,10 @@ impl Lines {
         let written = self.write();
         let rest = self.waiting.len() - written.0;
         let result = written.1.map_err(|error| {
-            let lost = &self.waiting[self.waiting.len() - rest..];
+            let octets = self.waiting.as_bytes();
+            let lost = &octets[octets.len() - rest..];
             let lines = lost.iter().filter(|octet| **octet == b'\n').count() as u64;
-            self.torn = written.0 > 0 && self.waiting[written.0 - 1] != b'\n' || self.torn;
+            self.torn = written.0 > 0 && octets[written.0 - 1] != b'\n' || self.torn;
             (lines, error)
         });
         self.waiting.clear();
@@ -174,7 +178,7 @@ impl Lines {
         }
         let mut written = 0;
         while written < self.waiting.len() {
-            match self.to.write(&self.waiting[written..]) {
+            match self.to.write(&self.waiting.as_bytes()[written..]) {
                 Ok(0) => return (written, Err(io::ErrorKind::WriteZero.into())),
                 Ok(n) => written += n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -295,9 +299,8 @@ mod tests {
 
     #[test]
     fn a_line_in_a_file_begins_with_time_and_level() {
-        assert_eq!(
-            dated(&entry("done qid=1")),
-            "2026-11-21T18:40:00.123Z warn done qid=1\n"
-        );
+        let mut out = String::new();
+        put_dated(&mut out, &entry("done qid=1"));
+        assert_eq!(out, "2026-11-21T18:40:00.123Z warn done qid=1\n");
     }
 }

@@ -1,8 +1,9 @@
 //! Replies that we give: the server's half of RFC 5321 §4.2.
 
 use std::borrow::Cow;
+use std::io::Write;
 
-use super::reply::EnhancedCode;
+use super::reply::{Digits, EnhancedCode};
 
 /// One reply of ours. Its text is our own words, or was escaped before it came here (SEC-3).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,18 +77,22 @@ impl Answer {
 
     /// Appends the reply as a line.
     pub fn write(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(self.to_string().as_bytes());
-        out.extend_from_slice(b"\r\n");
+        // Writing to memory cannot fail.
+        let _ = write!(out, "{self}\r\n");
     }
 }
 
 /// As a line without its end.
 impl std::fmt::Display for Answer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.status {
-            Some(status) => write!(f, "{:03} {status} {}", self.code, self.text),
-            None => write!(f, "{:03} {}", self.code, self.text),
+        // Four of these are written for each message, so no more of the formatter is used than is needed.
+        f.write_str(Digits::new(self.code).three())?;
+        if let Some(status) = self.status {
+            f.write_str(" ")?;
+            status.fmt(f)?;
         }
+        f.write_str(" ")?;
+        f.write_str(&self.text)
     }
 }
 

@@ -35,7 +35,7 @@ impl ReplyCode {
 
 impl fmt::Display for ReplyCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:03}", self.0)
+        f.write_str(Digits::new(self.0).three())
     }
 }
 
@@ -109,7 +109,34 @@ impl EnhancedCode {
 
 impl fmt::Display for EnhancedCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}.{}", self.class, self.subject, self.detail)
+        f.write_str(Digits::new(self.class.into()).plain())?;
+        f.write_str(".")?;
+        f.write_str(Digits::new(self.subject).plain())?;
+        f.write_str(".")?;
+        f.write_str(Digits::new(self.detail).plain())
+    }
+}
+
+/// A number of at most three digits, in writing.
+pub(super) struct Digits([u8; 3]);
+
+impl Digits {
+    pub(super) fn new(number: u16) -> Digits {
+        Digits([number / 100, number / 10, number].map(|digits| b'0' + (digits % 10) as u8))
+    }
+
+    /// With leading zeros.
+    pub(super) fn three(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+
+    /// Without leading zeros.
+    pub(super) fn plain(&self) -> &str {
+        let text = self.three();
+        match text.trim_start_matches('0') {
+            "" => "0",
+            digits => digits,
+        }
     }
 }
 
