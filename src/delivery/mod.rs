@@ -25,6 +25,7 @@ mod settle;
 mod sts;
 mod taking;
 mod tlsrpt;
+mod trail;
 mod trial;
 mod worker;
 

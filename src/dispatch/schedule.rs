@@ -4,21 +4,23 @@
 //! I/O, reads no clock, and knows nothing of single messages: what is queued stays in the store, and what is remembered
 //! here is bounded by the destinations that are active now.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod known;
+mod rated;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::blocks::Blocks;
-use super::dead::{Dead, DeadDestination, News};
+use super::dead::{Dead, News};
 use super::permit::Feedback;
-use super::rates::{Rates, Spent, Wait};
+use super::rates::Rates;
 use super::scan::{PAGE, Read, Scan};
 use super::turns::{Active, Left, MOST_WAITING, Pick, Turns};
-use super::windows::{Learned, MxHosts, Windows};
+use super::windows::Windows;
 use crate::clock::Timestamp;
 use crate::config::Config;
-use crate::policy::limit::Limits;
-use crate::store::{DestinationKey, DueDestination, LearnedWindow};
+use crate::store::{DestinationKey, DueDestination};
+pub use known::{Claim, Known};
 
 /// Most destinations served in one round, so that one commit of claims stays small.
 const MOST_PICKS: usize = 64;
@@ -53,46 +55,6 @@ pub enum Found {
     /// Its mail could not be read, or none of it could be claimed although it is there: not now, so that a fault in
     /// one place cannot keep everything busy.
     Trouble,
-}
-
-/// What was claimed for one transaction.
-#[derive(Clone, Copy, Debug)]
-pub struct Claim {
-    /// The limits that were known then.
-    pub limits: Limits,
-    /// How many recipients it has.
-    pub recipients: usize,
-}
-
-impl Claim {
-    /// Whether it might have been claimed under these limits too.
-    fn obeys(&self, limits: &Limits) -> bool {
-        let (then, now) = (self.limits.per_address_day, limits.per_address_day);
-        // Who was not counted is not to be sent where that is asked for.
-        let counted = now == 0 || (1..=now).contains(&then);
-        self.recipients <= limits.recipients && counted
-    }
-}
-
-/// What is known of a destination, for `domains` (CTL-16).
-#[derive(Clone, Debug)]
-pub struct Known {
-    /// Its key.
-    pub key: DestinationKey,
-    /// All with the same hosts, whose window it shares (SC-4).
-    pub group: Option<DestinationKey>,
-    /// Its transactions in flight; of a group those of all in it.
-    pub in_flight: usize,
-    /// Most connections that it may have now.
-    pub window: usize,
-    /// What an operator allows it.
-    pub limits: Limits,
-    /// The limit that its due mail waits for, if it has any, and until when.
-    pub waits_for: Option<(String, Option<Timestamp>)>,
-    /// What was learned of it.
-    pub learned: Option<Learned>,
-    /// It is dead.
-    pub dead: Option<DeadDestination>,
 }
 
 /// The state machine.
@@ -307,11 +269,6 @@ impl Schedule {
         self.due(key, at, now);
     }
 
-    /// Most connections that a destination may have now (SC-5).
-    pub fn window_of(&self, key: &DestinationKey) -> usize {
-        self.turns.window_of(key)
-    }
-
     /// What is blocked now.
     pub fn blocks(&self) -> &Arc<Blocks> {
         &self.blocks
@@ -331,105 +288,6 @@ impl Schedule {
         } else if !self.turns.offer(key) {
             self.scan.again(now);
         }
-    }
-
-    /// Where the messages of `key` are counted, and what bounds them; `None`: no destination has such limits.
-    fn counted(&self, key: &DestinationKey) -> Option<(DestinationKey, Limits)> {
-        let windows = self.turns.windows();
-        let counted = || (windows.home(key).clone(), windows.limits(key));
-        self.rates.is_used().then(counted)
-    }
-
-    /// Whether a rate keeps due mail of `key` from the line (SC-8).
-    fn must_wait(&mut self, key: &DestinationKey, now: Timestamp) -> bool {
-        let Some((home, limits)) = self.counted(key) else {
-            return false;
-        };
-        match self.rates.wait(&home, key, &limits, now) {
-            Wait::No => false,
-            Wait::Here => true,
-            Wait::Until(at) => {
-                self.scan.again(at);
-                true
-            }
-        }
-    }
-
-    /// If a rate lets no message of `key` go now, when to look again.
-    fn held_until(&mut self, key: &DestinationKey, now: Timestamp) -> Option<Timestamp> {
-        let (home, limits) = self.counted(key)?;
-        self.rates.held_until(&home, &limits, now)
-    }
-
-    /// Whether a rate lets one more message of `key` go at once.
-    fn lets_through(&mut self, key: &DestinationKey, now: Timestamp) -> bool {
-        let counted = self.counted(key);
-        counted.is_none_or(|(home, limits)| self.rates.lets_through(&home, &limits, now))
-    }
-
-    /// One more message of `key` goes, which `paid` is counted at so far. `None`: not now; else where it is counted from
-    /// now on.
-    pub fn count(
-        &mut self,
-        key: &DestinationKey,
-        paid: Option<&DestinationKey>,
-        now: Timestamp,
-    ) -> Option<Option<DestinationKey>> {
-        let Some((home, limits)) = self.counted(key).filter(|(home, _)| paid != Some(home)) else {
-            return Some(paid.cloned());
-        };
-        self.saw(now);
-        if let Some(paid) = paid
-            && self.rates.leave(paid, key)
-        {
-            self.due(key, now, now); // it waits with the others from here on
-        }
-        let taken = self.rates.take(&home, &limits, 1, now);
-        if taken == Some(0) {
-            return None;
-        }
-        if let Some(paid) = paid {
-            self.rates.give_back(paid, 1, now);
-        }
-        Some(taken.map(|_| home))
-    }
-
-    /// A transaction that is counted at `home` has come to its end; with `None` no worker has had it.
-    pub fn spent(&mut self, home: &DestinationKey, spent: Option<Spent>, now: Timestamp) {
-        match spent {
-            Some(spent) => self.rates.release(home, spent, now),
-            None => self.rates.give_back(home, 1, now),
-        }
-    }
-
-    /// Whether a worker may make a new connection for mail of `key`; with `further` it makes one in any case, having made
-    /// others in the same attempt.
-    pub fn dial(&mut self, key: &DestinationKey, further: bool, now: Timestamp) -> bool {
-        let Some((home, limits)) = self.counted(key) else {
-            return true;
-        };
-        self.saw(now);
-        if further {
-            self.rates.dial_on(&home, &limits, now);
-            return true;
-        }
-        self.rates.dial(&home, &limits, now)
-    }
-
-    /// The limit that due mail of `key` waits for now, and until when (SC-9).
-    pub fn limit(
-        &self,
-        key: &DestinationKey,
-        now: Timestamp,
-    ) -> Option<(String, Option<Timestamp>)> {
-        let home = self.turns.windows().home(key);
-        let rate = self.rates.why(home, key, now);
-        rate.or_else(|| {
-            // Not what is claimed: a slot that is set aside for the very row may not be needed.
-            let (running, window) = self.turns.crowd(key);
-            let full = running >= window;
-            full.then(|| (format!("connections {window}"), None))
-        })
     }
 
     /// A slot for mail that is just being accepted.
@@ -516,56 +374,6 @@ impl Schedule {
         std::mem::take(&mut self.news)
     }
 
-    /// Windows that a refusal made smaller, or that are at their limit again (SC-6), since this was asked last.
-    pub fn lessons(&mut self) -> Vec<(DestinationKey, Option<LearnedWindow>)> {
-        let mut keys = std::mem::take(&mut self.lessons);
-        keys.extend(self.turns.forgotten());
-        let keep = |key: DestinationKey| {
-            let windows = self.turns.windows();
-            // A domain that has joined a group has nothing of its own any more.
-            let home = windows.home(&key).clone();
-            (home, windows.to_keep(&key))
-        };
-        keys.into_iter().map(keep).collect()
-    }
-
-    /// A domain has these hosts, by what a worker found whose transaction counts as running (SC-4). `false`: others have
-    /// all their connections, and the mail is to wait with theirs; or it was claimed before anybody knew which limits hold
-    /// for it (SC-9), as `claim` does not obey them.
-    pub fn enter(&mut self, key: &DestinationKey, hosts: MxHosts<'_>, claim: &Claim) -> bool {
-        if self.dead.is_dead(key) {
-            self.turns.note_hosts(key, hosts);
-            return claim.obeys(&self.limits(key)); // for the rest it has its own rules
-        }
-        let before = self.turns.windows().home(key).clone();
-        self.turns.join_group(key, hosts);
-        // What of its mail waits for a rate waits with the others from here on.
-        if self.turns.windows().home(key) != &before
-            && self.rates.leave(&before, key)
-            && self.blocks.group(key).is_none()
-            && !self.turns.offer(key)
-        {
-            self.scan.again(Timestamp::default());
-        }
-        let limits = self.limits(key);
-        if !claim.obeys(&limits) {
-            return false;
-        }
-        let (running, window) = self.turns.crowd(key);
-        let alone = self.turns.home_of(key) != hosts.group;
-        alone && claim.limits.connections <= limits.connections || running <= window
-    }
-
-    /// What an operator allows a destination, as far as is known.
-    pub fn limits(&self, key: &DestinationKey) -> Limits {
-        self.turns.windows().limits(key)
-    }
-
-    /// The destination whose window it shares, itself or the group of its hosts.
-    pub fn home_of(&self, key: &DestinationKey) -> DestinationKey {
-        self.turns.home_of(key).clone()
-    }
-
     /// Whether a claimed transaction may go to a worker now; if not, [`Schedule::next_ready`] calls for it.
     pub fn start(&mut self, key: &DestinationKey) -> bool {
         self.turns.start(key)
@@ -579,69 +387,6 @@ impl Schedule {
     /// Whose transaction may go to a worker now, of those that wait for a connection of this home.
     pub fn next_ready(&mut self, home: &DestinationKey) -> Option<DestinationKey> {
         self.turns.next_ready(home)
-    }
-
-    /// Transactions with the workers of all that share its window.
-    pub fn running(&self, key: &DestinationKey) -> usize {
-        self.turns.crowd(key).0
-    }
-
-    /// What the store kept of windows, before anything else.
-    pub fn load_windows(&mut self, kept: Vec<(DestinationKey, LearnedWindow)>) {
-        self.turns.load(kept);
-    }
-
-    /// An operator sets a window, and may fix it there (SC-6). The size that it has now.
-    pub fn set_window(
-        &mut self,
-        key: &DestinationKey,
-        size: Option<usize>,
-        pin: bool,
-        now: Timestamp,
-    ) -> usize {
-        self.lessons.push(key.clone());
-        let set = |windows: &mut Windows| windows.set(key, size, pin, now);
-        self.turns.change_window(key, set)
-    }
-
-    /// An operator lets a window begin anew. Whether something was learned before.
-    pub fn clear_window(&mut self, key: &DestinationKey) -> bool {
-        self.lessons.push(key.clone());
-        self.turns.change_window(key, |windows| windows.clear(key))
-    }
-
-    /// Destinations of which anything is known, with what it is; or this one, with the group of its hosts.
-    pub fn known(&self, only: Option<&DestinationKey>, now: Timestamp) -> Vec<Known> {
-        let active: BTreeMap<&DestinationKey, Active<'_>> = self
-            .turns
-            .active()
-            .map(|active| (active.key, active))
-            .collect();
-        let windows = self.turns.windows();
-        let mut keys: BTreeSet<&DestinationKey> = BTreeSet::new();
-        match only {
-            Some(key) => keys.extend([key, windows.home(key)]),
-            None => {
-                keys.extend(active.keys());
-                keys.extend(windows.keys());
-                keys.extend(self.dead.known());
-                keys.extend(self.rates.waiting());
-            }
-        }
-        let known = |key: &DestinationKey| Known {
-            key: key.clone(),
-            in_flight: match active.get(key) {
-                Some(active) => active.in_flight,
-                None => self.turns.in_flight_at(key),
-            },
-            group: Some(windows.home(key)).filter(|home| *home != key).cloned(),
-            window: windows.size(key),
-            limits: windows.limits(key),
-            waits_for: self.rates.waits_for(windows.home(key), key, now),
-            learned: windows.get(key),
-            dead: self.dead.get(key),
-        };
-        keys.into_iter().map(known).collect()
     }
 
     /// As long as something is under way it may succeed: a peer that merely has connections enough is not dead.
@@ -749,11 +494,6 @@ impl Schedule {
         self.wait = Some(now.plus(wait.min(LONGEST_BACKOFF)));
     }
 
-    /// Destinations whose window a refusal or an operator has made what it is (OBS-6).
-    pub fn learned(&self) -> usize {
-        self.turns.windows().learned()
-    }
-
     /// Transactions in flight and most at once.
     pub fn load(&self) -> (usize, usize) {
         (self.turns.in_flight(), self.turns.workers())
@@ -795,22 +535,6 @@ impl Schedule {
         }
         let earlier = |at: Timestamp| until.is_none_or(|until| at < until);
         self.turns.can_serve() || self.sleep_until().is_some_and(earlier)
-    }
-
-    /// Leaves a pick as many slots as its rate allows. `false`: none, and it waits.
-    fn rated(&mut self, pick: &mut Pick, now: Timestamp) -> bool {
-        let Some((home, limits)) = self.counted(&pick.key) else {
-            return true;
-        };
-        match self.rates.take(&home, &limits, pick.slots, now) {
-            None => true,
-            Some(0) => false,
-            Some(count) => {
-                self.turns.narrow(pick, count);
-                pick.home = Some(home);
-                true
-            }
-        }
     }
 
     fn pick(&mut self, now: Timestamp) -> Vec<Pick> {

@@ -11,6 +11,8 @@
 //! is not known to share anything is its own home.
 
 mod home;
+mod line;
+mod moving;
 #[cfg(test)]
 mod tests;
 
@@ -19,10 +21,10 @@ use std::sync::Arc;
 
 use super::dead::Probe;
 use super::permit::Feedback;
-use super::windows::{MxHosts, Windows};
+use super::windows::Windows;
 use crate::clock::Timestamp;
 use crate::config::Config;
-use crate::policy::limit::{Limits, Standing, half, room};
+use crate::policy::limit::Limits;
 use crate::store::{DestinationKey, LearnedWindow};
 use home::{Home, Member, Place, Turn};
 
@@ -176,41 +178,6 @@ impl Turns {
     /// Whose lessons went for want of room.
     pub fn forgotten(&mut self) -> Vec<DestinationKey> {
         self.windows.forgotten()
-    }
-
-    /// A domain has these hosts (SC-4): from here on it waits where the others wait that have them.
-    pub fn join_group(&mut self, key: &DestinationKey, hosts: MxHosts<'_>) {
-        self.windows.join(key, hosts);
-        self.go_home(key);
-        // Its limits may be others, now that they are known.
-        self.change_window(key, |_| ());
-    }
-
-    /// The same of one that is dead, and shares nothing as long as it is.
-    pub fn note_hosts(&mut self, key: &DestinationKey, hosts: MxHosts<'_>) {
-        self.windows.join(key, hosts);
-    }
-
-    /// It is dead: last attempts go side by side, because however many there are they must come to an end (RT-4), and
-    /// nothing more is learned; nor does it share anything as long as that is so. It joins the line, which has a place.
-    pub fn offer_wide(&mut self, key: &DestinationKey) {
-        let connections = self.windows.limits(key).connections;
-        self.entry(key);
-        self.rehome(key, key.clone());
-        let (member, home) = self.entry(key);
-        home.window = connections;
-        home.wide = true;
-        if member.turn == Turn::Idle {
-            self.wait(key);
-        }
-    }
-
-    /// It was dead and lives again. With the time since when, its window begins anew too (SC-7). Whether something was
-    /// learned before.
-    pub fn revive(&mut self, key: &DestinationKey, since: Option<Timestamp>) -> bool {
-        let forget = |windows: &mut Windows| since.is_some_and(|at| windows.forget(key, at));
-        self.go_home(key);
-        self.change_window(key, forget)
     }
 
     /// Transactions in flight.
@@ -525,47 +492,6 @@ impl Turns {
         keys
     }
 
-    fn room(&self, home: Option<&Home>) -> usize {
-        room(&Standing {
-            workers: self.workers,
-            busy: self.in_flight,
-            in_flight: home.map_or(0, |home| home.in_flight),
-            // One that has nothing yet may have one at least, whatever was learned of it.
-            window: home.map_or(1, Home::with_ahead),
-        })
-    }
-
-    /// The ticket at the head of what can be served now, and whether it stands in the fresh part.
-    fn head(&self) -> Option<(u64, bool)> {
-        let fresh = self.fresh.first_key_value().map(|(&ticket, _)| ticket);
-        let busy = self.busy.first_key_value().map(|(&ticket, _)| ticket);
-        let for_fresh = self.room(None) > 0;
-        // The limits of its own are not the reason why a destination stands in the line; one slot of another's kind
-        // tells whether workers are left for those that already have some.
-        let for_busy = self.room_for_busy();
-        match (fresh.filter(|_| for_fresh), busy.filter(|_| for_busy)) {
-            (Some(f), Some(b)) if b < f => Some((b, false)),
-            (Some(f), _) => Some((f, true)),
-            (None, Some(b)) => Some((b, false)),
-            (None, None) => None,
-        }
-    }
-
-    /// Whether workers are left for destinations that already have some.
-    fn room_for_busy(&self) -> bool {
-        room(&Standing {
-            workers: self.workers,
-            busy: self.in_flight,
-            in_flight: 1,
-            window: usize::MAX,
-        }) > 0
-    }
-
-    fn next_ticket(&mut self) -> u64 {
-        self.ticket += 1;
-        self.ticket
-    }
-
     /// The entries of `key` and of its home.
     fn entry(&mut self, key: &DestinationKey) -> (&mut Member, &mut Home) {
         let member = match self.members.entry(key.clone()) {
@@ -603,176 +529,4 @@ impl Turns {
             }
         }
     }
-
-    /// It waits at its home, behind those that do already. It must not wait yet.
-    fn wait(&mut self, key: &DestinationKey) {
-        let ticket = self.next_ticket();
-        let (member, home) = self.entry(key);
-        member.turn = Turn::Waiting(ticket);
-        home.waiting.insert(ticket, key.clone());
-        let (at, fresh) = (member.home.clone(), matches!(home.place, Place::Fresh(_)));
-        self.fresh_members += usize::from(fresh);
-        self.line_up(&at);
-    }
-
-    /// It waits no longer.
-    fn leave(&mut self, key: &DestinationKey) {
-        let Some(member) = self.members.get_mut(key) else {
-            return;
-        };
-        let Turn::Waiting(ticket) = member.turn else {
-            return;
-        };
-        member.turn = Turn::Idle;
-        let Some(home) = self.homes.get_mut(&member.home) else {
-            return;
-        };
-        home.waiting.remove(&ticket);
-        if matches!(home.place, Place::Fresh(_)) {
-            self.fresh_members -= 1;
-        }
-        if home.waiting.is_empty() {
-            home.kept = None;
-            self.seeks |= std::mem::take(&mut home.overflow);
-            match std::mem::replace(&mut home.place, Place::Idle) {
-                Place::Fresh(ticket) => self.fresh.remove(&ticket),
-                Place::Busy(ticket) => self.busy.remove(&ticket),
-                Place::Idle | Place::Aside => None,
-            };
-        }
-    }
-
-    /// A home that has a reason to and does not do so yet goes to the end of the line, or aside.
-    fn line_up(&mut self, at: &DestinationKey) {
-        let new = self.next_ticket();
-        let workers = self.workers;
-        let Some(home) = self.homes.get_mut(at) else {
-            return;
-        };
-        if home.place != Place::Idle || home.waiting.is_empty() {
-            return;
-        }
-        let ticket = home.kept.take().unwrap_or(new);
-        home.place = if home.in_flight >= most(workers, home) {
-            Place::Aside
-        } else if home.in_flight == 0 {
-            self.fresh_members += home.waiting.len();
-            self.fresh.insert(ticket, at.clone());
-            Place::Fresh(ticket)
-        } else {
-            self.busy.insert(ticket, at.clone());
-            Place::Busy(ticket)
-        };
-    }
-
-    /// After slots came or went: a home that stood aside joins the line, and one that has none left, or some now, changes
-    /// its part of the line without losing its place.
-    fn settle(&mut self, at: &DestinationKey) {
-        let workers = self.workers;
-        let Some(home) = self.homes.get_mut(at) else {
-            return;
-        };
-        let most = most(workers, home);
-        let full = home.in_flight >= most;
-        match home.place {
-            Place::Busy(ticket) if home.in_flight == 0 => {
-                home.place = Place::Fresh(ticket);
-                self.fresh_members += home.waiting.len();
-                self.busy.remove(&ticket);
-                self.fresh.insert(ticket, at.clone());
-            }
-            Place::Busy(ticket) if full => {
-                // Its window became smaller.
-                home.place = Place::Aside;
-                self.busy.remove(&ticket);
-            }
-            Place::Fresh(ticket) if home.in_flight > 0 => {
-                self.fresh_members -= home.waiting.len();
-                self.fresh.remove(&ticket);
-                if full {
-                    home.place = Place::Aside;
-                    home.kept = Some(ticket);
-                } else {
-                    home.place = Place::Busy(ticket);
-                    self.busy.insert(ticket, at.clone());
-                }
-            }
-            Place::Aside if home.has_room_again(most) => {
-                home.place = Place::Idle;
-                self.line_up(at);
-            }
-            _ => {}
-        }
-    }
-
-    /// Who has nothing at all is forgotten.
-    fn let_go(&mut self, key: &DestinationKey) {
-        let Some(member) = self.members.get(key).filter(|member| member.has_nothing()) else {
-            return;
-        };
-        let home = member.home.clone();
-        self.members.remove(key);
-        self.move_out(&home);
-    }
-
-    /// A home has a member less; one without any is forgotten.
-    fn move_out(&mut self, at: &DestinationKey) {
-        if let Some(home) = self.homes.get_mut(at) {
-            home.members -= 1;
-            if home.members == 0 {
-                self.seeks |= home.overflow;
-                self.homes.remove(at);
-            }
-        }
-    }
-
-    /// To where it belongs by what is known of its hosts.
-    fn go_home(&mut self, key: &DestinationKey) {
-        let home = self.windows.home(key).clone();
-        self.rehome(key, home);
-    }
-
-    /// It shares its window with others from here on, and brings with it what it has.
-    fn rehome(&mut self, key: &DestinationKey, to: DestinationKey) {
-        let Some(from) = self.members.get(key).map(|member| member.home.clone()) else {
-            return;
-        };
-        if from == to {
-            return;
-        }
-        let waited = self
-            .members
-            .get(key)
-            .is_some_and(|member| matches!(member.turn, Turn::Waiting(_)));
-        self.leave(key);
-        let Some(member) = self.members.get_mut(key) else {
-            return;
-        };
-        member.home = to.clone();
-        let (in_flight, running) = (member.in_flight, member.running);
-        let mut ready = 0;
-        if let Some(home) = self.homes.get_mut(&from) {
-            home.in_flight -= in_flight;
-            home.running -= running;
-            let before = home.ready.len();
-            home.ready.retain(|other| other != key);
-            ready = before - home.ready.len();
-        }
-        let (_, home) = self.entry(key);
-        home.members += 1;
-        home.in_flight += in_flight;
-        home.running += running;
-        home.ready.extend(std::iter::repeat_n(key.clone(), ready));
-        self.settle(&to);
-        if waited {
-            self.wait(key);
-        }
-        self.settle(&from);
-        self.move_out(&from);
-    }
-}
-
-/// The most that a destination may have, however many workers are free.
-fn most(workers: usize, home: &Home) -> usize {
-    home.with_ahead().min(half(workers))
 }

@@ -135,6 +135,34 @@ fn what_was_claimed_before_its_hosts_were_known_is_claimed_again_by_their_limits
     office.dispatcher.stop();
 }
 
+// SC-7, SC-9, RT-7
+#[test]
+fn a_probe_of_a_dead_destination_is_held_to_the_limits_that_it_finds_out() {
+    let office = Office::over(Queue::new(), config("recipients = 2"), 64);
+    for _ in 0..3 {
+        let id = office.send(&["bob@d.example"]);
+        office.refuse(office.take_of(id));
+    }
+    assert!(office.dispatcher.dead(&key("d.example")).is_some());
+    let many = office.send(&["a@d.example", "b@d.example", "c@d.example"]);
+    office.expect_nothing();
+    office.queue.clock.advance(Duration::from_secs(60));
+    let mut probe = office.take_of(many);
+    assert_eq!(probe.recipients.len(), 3);
+    assert!(!enters(&mut probe));
+    give_back(&office, probe);
+    office.queue.clock.advance(Duration::from_secs(120));
+    for count in [2, 1] {
+        let mut transaction = office.take_of(many);
+        assert_eq!(transaction.recipients.len(), count);
+        assert!(enters(&mut transaction));
+        office.reach(transaction);
+        assert!(office.dispatcher.dead(&key("d.example")).is_none());
+    }
+    assert_eq!(office.rows(many)[0].attempts, 1);
+    office.dispatcher.stop();
+}
+
 // SC-9, CFG-5, CFG-6
 #[test]
 fn another_configuration_is_held_against_the_hosts_that_are_known() {

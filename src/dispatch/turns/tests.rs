@@ -3,6 +3,7 @@
 use super::super::permit::PushBack;
 use super::home::{QUICK, SPAN};
 use super::*;
+use crate::dispatch::windows::MxHosts;
 use crate::smtp::address::Domain;
 
 /// Windows that are as large as they may be.
