@@ -8,8 +8,9 @@
 . "$(dirname "$0")/lib.sh"
 bench_needs smtp-source smtp-sink nc python3
 [ $# -gt 0 ] || set -- 1000 100000 1000000
-fill=$(cd "$ROOT" && cargo bench --locked --bench queue --no-run 2>&1 | sed -n 's/.*Executable.*(\(.*\)).*/\1/p')
-[ -x "$ROOT/$fill" ] || die "cargo bench --bench queue --no-run: $fill"
+cd "$ROOT" || exit
+fill=$(cargo bench --locked --bench queue --no-run 2>&1 | sed -n 's/.*Executable.*(\(.*\)).*/\1/p')
+[ -x "$fill" ] || die "cargo bench --bench queue --no-run: $fill"
 WORLD_PORT=$(free_port)
 sink_open
 machine
@@ -40,7 +41,7 @@ for waiting in "$@"; do
   dir=$D/posthaste
   rm -rf "$dir"
   mkdir -p "$dir/queue"
-  "$ROOT/$fill" fill="$waiting" size=512 dir="$dir/queue" || die "cannot fill a queue"
+  "$fill" fill="$waiting" size=512 dir="$dir/queue" || die "cannot fill a queue"
   # What was filled in is on disk, so that no request waits for its writing.
   sync -f "$dir/queue"
   chown -R "$RUN_USER:$RUN_GROUP" "$dir"

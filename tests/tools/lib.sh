@@ -112,10 +112,11 @@ web_start() {
   until_true 10 port_open "$1" "$2" || die "the web server did not start: $(cat "$D/web.log")"
 }
 
-# stop PID: ends a program that one of these functions started, and waits for it.
+# stop PID: ends a program that one of these functions started, and waits for it. How that ended is its own affair.
 stop() {
   kill "$1" 2>/dev/null
   wait "$1" 2>/dev/null
+  return 0
 }
 
 # arrived [NAME..]: one line per recipient of every transaction that the world took: the address.
