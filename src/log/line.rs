@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use ::log::kv::{Error, Key, Source, Value, VisitSource};
 use ::log::{Level, Record};
 
-use super::render;
+use super::render::{self, Field};
 
 /// Target of ordinary lines.
 pub(super) const MAIL: &str = "posthaste";
@@ -39,14 +39,14 @@ const MARK: &str = "...";
 pub struct Line {
     event: &'static str,
     target: &'static str,
-    fields: Vec<(&'static str, Field)>,
+    fields: Vec<(&'static str, At)>,
     /// The values that are text, one behind the other: a line is a few allocations, however many keys it has.
     values: String,
 }
 
-/// A value: numbers stay numbers in JSON.
+/// Where a value is.
 #[derive(Clone, Copy, Debug)]
-enum Field {
+enum At {
     /// Ends here in the values, and begins where the text before it ended.
     Text(usize),
     Number(i64),
@@ -56,8 +56,8 @@ impl Source for Line {
     fn visit<'kvs>(&'kvs self, visitor: &mut dyn VisitSource<'kvs>) -> Result<(), Error> {
         self.each(|key, value| {
             let value = match value {
-                Ok(text) => Value::from(text),
-                Err(number) => Value::from(number),
+                Field::Text(text) => Value::from(text),
+                Field::Number(number) => Value::from(number),
             };
             visitor.visit_pair(Key::from_str(key), value)
         })
@@ -75,17 +75,17 @@ impl Line {
         }
     }
 
-    /// Calls `visit` with each key and its text, or else its number.
+    /// Calls `visit` with each key and its value.
     fn each<'s, E>(
         &'s self,
-        mut visit: impl FnMut(&'static str, Result<&'s str, i64>) -> Result<(), E>,
+        mut visit: impl FnMut(&'static str, Field<'s>) -> Result<(), E>,
     ) -> Result<(), E> {
         let mut start = 0;
-        for (key, field) in &self.fields {
-            match *field {
-                Field::Number(number) => visit(key, Err(number))?,
-                Field::Text(end) => {
-                    visit(key, Ok(&self.values[start..end]))?;
+        for (key, at) in &self.fields {
+            match *at {
+                At::Number(number) => visit(key, Field::Number(number))?,
+                At::Text(end) => {
+                    visit(key, Field::Text(&self.values[start..end]))?;
                     start = end;
                 }
             }
@@ -117,7 +117,7 @@ impl Line {
     /// A number.
     pub fn num(mut self, key: &'static str, value: impl TryInto<i64>) -> Line {
         let number = value.try_into().unwrap_or(i64::MAX);
-        self.fields.push((key, Field::Number(number)));
+        self.fields.push((key, At::Number(number)));
         self
     }
 
@@ -152,7 +152,7 @@ impl Line {
             self.values.truncate(start + kept);
             self.values.push_str(MARK);
         }
-        self.fields.push((key, Field::Text(self.values.len())));
+        self.fields.push((key, At::Text(self.values.len())));
         self
     }
 
@@ -193,13 +193,7 @@ impl Line {
 impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.event)?;
-        self.each(|key, value| {
-            f.write_char(' ')?;
-            match value {
-                Ok(text) => render::pair(f, key, text),
-                Err(number) => write!(f, "{key}={number}"),
-            }
-        })
+        self.each(|key, value| render::field(f, key, value))
     }
 }
 

@@ -1,6 +1,5 @@
 //! Text and JSON forms of a line.
 
-use std::borrow::Cow;
 use std::fmt::{self, Write};
 use std::time::Duration;
 
@@ -53,7 +52,7 @@ pub(super) fn cut_at(text: &str, longest: usize) -> usize {
 }
 
 /// Writes `key=value`, with quotes where the value needs them.
-pub(super) fn pair<W: Write + ?Sized>(out: &mut W, key: &str, text: &str) -> fmt::Result {
+fn pair<W: Write + ?Sized>(out: &mut W, key: &str, text: &str) -> fmt::Result {
     out.write_str(key)?;
     out.write_char('=')?;
     // An `=` inside a plain value is harmless: the first one ends the key. A leading quote cannot occur.
@@ -156,19 +155,12 @@ fn text_body(out: &mut String, record: &Record<'_>, words: &str) -> fmt::Result 
         out.push(' ');
         pair(out, "text", capped(words))?;
     }
-    visit(record, &mut |key, value| {
-        out.push(' ');
-        match of(value) {
-            Of::Number(number) => write!(out, "{key}={number}"),
-            Of::Text(text) => pair(out, key, &text),
-        }
-    });
+    visit(record, &mut |key, value| field(out, key, value));
     Ok(())
 }
 
 fn json_body(out: &mut String, record: &Record<'_>, words: &str, at: Timestamp) -> fmt::Result {
-    out.push_str("{\"time\":");
-    out.push('"');
+    out.push_str("{\"time\":\"");
     time(out, at)?;
     out.push_str("\",\"level\":");
     json_string(out, level(record.level()))?;
@@ -185,9 +177,9 @@ fn json_body(out: &mut String, record: &Record<'_>, words: &str, at: Timestamp) 
         out.push(',');
         json_string(out, key)?;
         out.push(':');
-        match of(value) {
-            Of::Number(number) => write!(out, "{number}"),
-            Of::Text(text) => json_string(out, &text),
+        match value {
+            Field::Number(number) => write!(out, "{number}"),
+            Field::Text(text) => json_string(out, text),
         }
     });
     out.push('}');
@@ -199,29 +191,40 @@ fn capped(words: &str) -> &str {
     &words[..cut_at(words, 2048)]
 }
 
-/// What a value is.
-enum Of<'v> {
+/// A value: numbers stay numbers in JSON.
+#[derive(Clone, Copy)]
+pub(super) enum Field<'v> {
     Number(i64),
-    Text(Cow<'v, str>),
+    Text(&'v str),
 }
 
-fn of<'v>(value: &Value<'v>) -> Of<'v> {
-    // Most are text, and of a text nobody asks whether it is a number.
-    match value.to_borrowed_str() {
-        Some(text) => Of::Text(Cow::Borrowed(text)),
-        None => match value.to_i64() {
-            Some(number) => Of::Number(number),
-            None => Of::Text(Cow::Owned(value.to_string())),
-        },
+/// Writes a key and its value in text form, with the blank before them.
+pub(super) fn field<W: Write + ?Sized>(out: &mut W, key: &str, value: Field<'_>) -> fmt::Result {
+    out.write_char(' ')?;
+    match value {
+        Field::Number(number) => write!(out, "{key}={number}"),
+        Field::Text(text) => pair(out, key, text),
     }
 }
 
 /// Calls `each` with every key and value of a record.
-fn visit(record: &Record<'_>, each: &mut dyn FnMut(&str, &Value<'_>) -> fmt::Result) {
-    struct Each<'a>(&'a mut dyn FnMut(&str, &Value<'_>) -> fmt::Result);
+fn visit(record: &Record<'_>, each: &mut dyn FnMut(&str, Field<'_>) -> fmt::Result) {
+    struct Each<'a>(&'a mut dyn FnMut(&str, Field<'_>) -> fmt::Result);
     impl<'kvs> VisitSource<'kvs> for Each<'_> {
         fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
-            (self.0)(key.as_str(), &value).map_err(kv::Error::from)
+            let words;
+            // Most are text, and of a text nobody asks whether it is a number.
+            let field = match value.to_borrowed_str() {
+                Some(text) => Field::Text(text),
+                None => match value.to_i64() {
+                    Some(number) => Field::Number(number),
+                    None => {
+                        words = value.to_string();
+                        Field::Text(&words)
+                    }
+                },
+            };
+            (self.0)(key.as_str(), field).map_err(kv::Error::from)
         }
     }
     let visited = record.key_values().visit(&mut Each(each));
@@ -232,9 +235,10 @@ fn visit(record: &Record<'_>, each: &mut dyn FnMut(&str, &Value<'_>) -> fmt::Res
 pub(super) fn first_value(record: &Record<'_>) -> Option<String> {
     let mut first = None;
     visit(record, &mut |_, value| {
-        if first.is_none() {
-            first = Some(value.to_string());
-        }
+        first.get_or_insert_with(|| match value {
+            Field::Text(text) => text.to_owned(),
+            Field::Number(number) => number.to_string(),
+        });
         Ok(())
     });
     first
