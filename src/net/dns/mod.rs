@@ -238,7 +238,9 @@ impl Inner {
             }
             match self.flights.join(&key, deadline) {
                 Part::Leader(leader) => {
-                    let outcome = self.ask(&key, deadline);
+                    // Who led before may have finished between our look into the cache and our joining.
+                    let cached = self.cache.get(&key, self.clock.now());
+                    let outcome = cached.map_or_else(|| self.ask(&key, deadline), Ok);
                     leader.finish(&outcome);
                     return outcome;
                 }
