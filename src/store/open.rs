@@ -357,12 +357,13 @@ fn settings(conn: &mut Connection, role: Role) -> Result<(), ConnectError> {
     set(conn, "wal_autocheckpoint", 0)?;
     set(conn, "journal_size_limit", WAL_KEPT)?;
     set(conn, "temp_store", 2)?; // memory
-    // KiB, negative. Bounded, whatever the length of the queue. A reader's pages are worth nothing after the next
-    // commit of the writer, so it needs no more than one of its reads touches.
+    // KiB, negative. Bounded, whatever the length of the queue. The writer's is small too: a commit that moved pages
+    // while it balanced a tree looks through all that is cached, and what few pages more would hit costs less than that.
+    // A reader's pages are worth nothing after the next commit, so it needs no more than one of its reads touches.
     set(
         conn,
         "cache_size",
-        if role == Role::Writer { -16_384 } else { -512 },
+        if role == Role::Writer { -2048 } else { -512 },
     )?;
     set(conn, "query_only", i64::from(role == Role::Reader))?;
     conn.set_prepared_statement_cache_capacity(32);
