@@ -1,10 +1,10 @@
 """Clients that hand in mail with smtplib and write down what they were told.
 
-    client.py HOST PORT LEDGER THREADS SIZE PAUSE
+    client.py HOST PORT LEDGER THREADS SIZE PAUSE MOST
 
 One message per connection, each to an address of its own. A line of the ledger: address, code and text of the answer to
 the dot or of the refusal before it, or `000` when the connection ended without one. Ends at SIGTERM, after the messages
-under way.
+under way, or when each thread has handed in MOST of them.
 """
 
 import signal
@@ -13,8 +13,8 @@ import sys
 import threading
 import time
 
-HOST, PORT, LEDGER, THREADS, SIZE, PAUSE = sys.argv[1:]
-PORT, THREADS, SIZE, PAUSE = int(PORT), int(THREADS), int(SIZE), float(PAUSE)
+HOST, PORT, LEDGER, THREADS, SIZE, PAUSE, MOST = sys.argv[1:]
+PORT, THREADS, SIZE, PAUSE, MOST = int(PORT), int(THREADS), int(SIZE), float(PAUSE), float(MOST)
 over = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: over.set())
 ledger = open(LEDGER, "a", buffering=1)
@@ -25,7 +25,7 @@ body = ("x" * 75 + "\r\n") * max(1, SIZE // 77)
 
 def hand_in(thread):
     number = 0
-    while not over.is_set():
+    while number < MOST and not over.is_set():
         number += 1
         address = f"m{stamp}-{thread}-{number}@world.test"
         text = f"From: ann@here.test\r\nTo: {address}\r\nSubject: {number}\r\n\r\n{body}"

@@ -65,9 +65,10 @@ fault_config() {
   relay_plain >>"$D/posthaste.toml"
 }
 
-# traffic_start THREADS SIZE [PAUSE]: smtplib clients; each message has an address of its own, each answer is in the ledger.
+# traffic_start THREADS SIZE [PAUSE [MOST]]: smtplib clients; each message has an address of its own, each answer is in the
+# ledger. Each hands in MOST messages, or what it can until it is stopped.
 traffic_start() {
-  python3 "$HERE/client.py" 127.0.0.1 "$SMTP_PORT" "$D/ledger" "$1" "$2" "${3:-0.02}" >"$D/client.out" 2>&1 &
+  python3 "$HERE/client.py" 127.0.0.1 "$SMTP_PORT" "$D/ledger" "$1" "$2" "${3:-0.02}" "${4:-inf}" >"$D/client.out" 2>&1 &
   CLIENT_PID=$!
   PIDS+=("$CLIENT_PID")
 }

@@ -52,14 +52,15 @@ for kind in ext4 tmpfs; do
 done
 
 # The outcomes of what is under way when the disk fills up: the receiver has the mail and is slow to say so.
+# How many there are is fixed, because the receiver takes only so many in the time that is waited.
 outcomes() {
-  local count=40
+  local count=48
   fresh
   disk ext4 24 || return
   stop "$SINK_PID"
   sink_start sink 127.0.0.1 -W ".:$1"
   daemon_start
-  traffic_start 8 4000 0
+  traffic_start 8 4000 0 $((count / 8))
   until_true 20 more_answers 250 1 $count
   traffic_stop
   fallocate -l "$(($(df --output=avail -B1 "$D/queue" | tail -n 1)))" "$D/queue/filler" 2>/dev/null
