@@ -25,6 +25,7 @@ mod reader;
 mod relay;
 mod retry;
 mod route;
+mod scheduling;
 mod secret;
 mod table;
 mod tls;
@@ -48,6 +49,7 @@ pub use queue::Queue;
 pub use relay::{Access, HostOrder, Login, Relay, RelayTls, StartProbe};
 pub use retry::Retry;
 pub use route::Route;
+pub use scheduling::Scheduling;
 pub use secret::Secret;
 pub use table::Setting;
 pub use tls::{Tls, TlsMemory, TlsPolicy, TlsVersion, TlsWanted};
@@ -78,6 +80,9 @@ table! {
         workers: usize = "64", within(1, 10_000);
         /// Where the process id is written, unless `-F` is given. Changes at a restart.
         pid_file: PathBuf = "\"/run/posthaste/pid\"", absolute;
+        /// How it shares processors with other programs: `"batch"`, or `"inherit"` for as it was started. Changes at a
+        /// restart.
+        scheduling: Scheduling = "\"batch\"";
         /// How long running transactions may go on at a normal stop.
         shutdown_grace: Span = "\"30s\"";
         /// Takes every local part at `hostname`, and bare `<postmaster>`; `""` for nobody.

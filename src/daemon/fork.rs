@@ -1,4 +1,4 @@
-//! Detaching from the terminal: with `memory` and `store::errno` the only places of this program that need `unsafe`.
+//! Detaching from the terminal: with `memory`, `scheduling` and `store::errno` the only places of this program that need `unsafe`.
 
 #![expect(unsafe_code, reason = "fork(2) has no safe form; see detach()")]
 

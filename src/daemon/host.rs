@@ -28,11 +28,12 @@ use crate::store::{self, DestinationKey, Store};
 pub type Source = Arc<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>;
 
 /// Keys that are read at the start only (CFG-5).
-const NEEDS_RESTART: [&str; 6] = [
+const NEEDS_RESTART: [&str; 7] = [
     "user",
     "group",
     "workers",
     "pid_file",
+    "scheduling",
     "queue.path",
     "control.path",
 ];
@@ -151,6 +152,7 @@ impl Host {
         new.group.clone_from(&old.group);
         new.workers = old.workers;
         new.pid_file.clone_from(&old.pid_file);
+        new.scheduling = old.scheduling;
         new.queue.path.clone_from(&old.queue.path);
         new.control.path.clone_from(&old.control.path);
         let listeners = listeners(&mut new, &old);

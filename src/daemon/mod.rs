@@ -14,6 +14,7 @@ mod keys;
 mod memory;
 mod process;
 mod running;
+mod scheduling;
 mod trials;
 
 use std::ffi::OsString;
@@ -57,6 +58,7 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
         config.log.to = LogTo::Stderr;
     }
 
+    scheduling::apply(config.scheduling);
     // No thread exists before this, and every thread after.
     let waiting = match args.foreground {
         true => None,

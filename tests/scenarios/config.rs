@@ -105,7 +105,7 @@ fn the_defaults_are_the_decided_ones() {
     // Written a second time on purpose: a default that moves has to move here too.
     let decided = r#"
         [] user = "posthaste", group = "posthaste", workers = 64, pid_file = "/run/posthaste/pid"
-        [] shutdown_grace = "30s", local_mail_to = ""
+        [] scheduling = "batch", shutdown_grace = "30s", local_mail_to = ""
         [queue] path = "/var/lib/posthaste", min_free = "64MiB", reserve = "8MiB", max_messages = 0, poison_limit = 3
         [queue] in_doubt = "retry", disabled_senders = []
         [intake] max_message_size = "50MiB", max_header = "1MiB", max_recipients = 1000, sessions = 200

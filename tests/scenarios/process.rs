@@ -6,6 +6,7 @@ mod deaths;
 mod descriptors;
 mod trail;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -118,6 +119,35 @@ fn the_process_takes_mail_delivers_it_and_stops_at_sigterm_and_sigint() {
         // Checkpointed: nothing is left in the write-ahead log.
         let wal = fs::metadata(daemon.dir.path().join("queue/queue.db-wal"));
         assert_eq!(wal.map_or(0, |wal| wal.len()), 0);
+    }
+}
+
+/// The policies of sched(7) that the threads of a process have, without repetition.
+fn policies(pid: Pid) -> BTreeSet<u32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let stats = tasks.filter_map(|task| fs::read_to_string(task.unwrap().path().join("stat")).ok());
+    // proc_pid_stat(5): the 41st word, and the second, in parentheses, may have spaces.
+    let policy = |stat: String| {
+        let (_, words) = stat.rsplit_once(')').unwrap();
+        words.split_whitespace().nth(38).unwrap().parse().unwrap()
+    };
+    stats.map(policy).collect()
+}
+
+#[test]
+fn all_threads_are_batch_work_unless_the_configuration_says_otherwise() {
+    // A policy that the tests were started with stays.
+    let ours = policies(Pid::this());
+    let batch = if ours == BTreeSet::from([0]) {
+        BTreeSet::from([3])
+    } else {
+        ours.clone()
+    };
+    for (wanted, expected) in [("", batch), ("scheduling = \"inherit\"\n", ours)] {
+        let mut daemon = Process::start(wanted);
+        assert_eq!(policies(daemon.pid()), expected);
+        daemon.signal(Signal::SIGTERM);
+        assert_eq!(daemon.wait().code(), Some(0));
     }
 }
 
