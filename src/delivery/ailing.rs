@@ -2,7 +2,8 @@
 //! of two costs the first few transactions their time and not each of them.
 //!
 //! Nothing is decided by it but the order. After the minute one transaction tries whether the host is well again, while
-//! the others go on asking it last.
+//! the others go on asking it last. The same memory, of an hour, serves hosts that cannot take commands in groups as large
+//! as they announce ([`following`](super::following)).
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,27 +13,49 @@ use std::time::{Duration, Instant};
 use crate::policy::plan::HostName;
 
 /// How long a host is asked last.
-const WAIT: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_secs(60);
+
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// Those remembered (PRC-8): more hosts than any configuration has.
 const MOST: usize = 1000;
 
 /// The hosts that are not well.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Ailing {
+    /// How long one is remembered.
+    wait: Duration,
     /// There are some. Without any nobody takes the lock.
     any: AtomicBool,
     until: Mutex<HashMap<(HostName, u16), Instant>>,
 }
 
 impl Ailing {
+    /// None yet; each is remembered for a minute.
+    pub(super) fn for_a_minute() -> Ailing {
+        Ailing::remembered_for(MINUTE)
+    }
+
+    /// None yet; each is remembered for an hour.
+    pub(super) fn for_an_hour() -> Ailing {
+        Ailing::remembered_for(HOUR)
+    }
+
+    fn remembered_for(wait: Duration) -> Ailing {
+        Ailing {
+            wait,
+            any: AtomicBool::new(false),
+            until: Mutex::default(),
+        }
+    }
+
     /// It has just failed.
     pub(super) fn add(&self, host: &HostName, port: u16) {
         let mut until = self.until.lock().unwrap_or_else(PoisonError::into_inner);
         if until.len() >= MOST {
             until.clear();
         }
-        until.insert((host.clone(), port), Instant::now() + WAIT);
+        until.insert((host.clone(), port), Instant::now() + self.wait);
         self.any.store(true, Ordering::Relaxed);
     }
 
@@ -58,7 +81,7 @@ impl Ailing {
         if *until > now {
             return true;
         }
-        *until = now + WAIT;
+        *until = now + self.wait;
         false
     }
 }
@@ -70,7 +93,7 @@ mod tests {
     // RO-5
     #[test]
     fn a_host_that_failed_is_asked_last_until_one_finds_that_it_works() {
-        let ailing = Ailing::default();
+        let ailing = Ailing::for_a_minute();
         let host = HostName::Ip("192.0.2.1".parse().unwrap());
         assert!(!ailing.has(&host, 25));
         ailing.add(&host, 25);

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Parts;
+use super::carrying;
 use super::content::Content;
+use super::following::{Following, Given, Handed};
 use super::nowhere;
 use super::outcome::{content_failure, local};
 use super::running::Running;
@@ -57,6 +59,12 @@ pub(super) struct Attempt<'a> {
     pub(super) remembered: MemoryFacts,
     pub(super) context: tls::Context,
     pub(super) feedback: Feedback,
+    /// The session on which its commands are out already.
+    pub(super) handed: Option<Handed>,
+    /// Takes the transaction that follows.
+    pub(super) following: &'a Following,
+    /// The session on which the commands of that one are out.
+    pub(super) handed_on: Option<Handed>,
     /// A host refused us while it had others of our sessions.
     crowded: bool,
 }
@@ -68,6 +76,8 @@ pub(super) struct Left {
     pub feedback: Feedback,
     /// Sessions to be ended once the permit is given back (CL-23), with their slots.
     pub quitting: Vec<Session>,
+    /// The session on which the commands of the transaction that follows are out.
+    pub handed: Option<Handed>,
 }
 
 /// How a session came out of the transactions at one host.
@@ -81,7 +91,7 @@ pub(super) enum After {
 }
 
 /// Carries out the attempt. Every row is settled or given back when it returns.
-pub(super) fn attempt(parts: &Parts, running: &Running, warm: Option<Arc<Vec<u8>>>) -> Left {
+pub(super) fn attempt(parts: &Parts, running: &Running, given: Given<'_>) -> Left {
     let config = parts.live.get();
     let rows: Vec<usize> = (0..running.rows.len()).collect();
     let stopped = |failure: Failure| {
@@ -163,7 +173,7 @@ pub(super) fn attempt(parts: &Parts, running: &Running, warm: Option<Arc<Vec<u8>
             return Left::default();
         }
     }
-    let content = match Content::open(&parts.store, &running.head, warm) {
+    let content = match Content::open(&parts.store, &running.head, given.content) {
         Ok(content) => content,
         Err(error) => return stopped(content_failure(&error)),
     };
@@ -191,12 +201,18 @@ pub(super) fn attempt(parts: &Parts, running: &Running, warm: Option<Arc<Vec<u8>
         remembered: known.remembered,
         context: known.context,
         feedback: Feedback::default(),
+        handed: given.handed,
+        following: given.following,
+        handed_on: None,
         crowded: false,
     };
     let mut quitting = Vec::new();
     loop {
         if attempt.relay.is_some() {
             walk.put_last(|host, port| parts.ailing.has(host, port));
+        }
+        if let Some(Handed { key, .. }) = &attempt.handed {
+            walk.put_last(|host, port| *host != key.host || port != key.port);
         }
         while !attempt.pending.is_empty() && !attempt.end.is_over() {
             let began = Instant::now();
@@ -221,6 +237,7 @@ pub(super) fn attempt(parts: &Parts, running: &Running, warm: Option<Arc<Vec<u8>
     Left {
         feedback: attempt.feedback,
         quitting,
+        handed: attempt.handed_on,
     }
 }
 
@@ -386,11 +403,7 @@ impl Attempt<'_> {
 
     /// Whether the host must take SMTPUTF8 for this row (RFC 6531).
     pub(super) fn needs_utf8(&self, row: usize) -> bool {
-        let head = &self.running.head;
-        head.reverse_path
-            .mailbox()
-            .is_some_and(|mailbox| mailbox.needs_utf8())
-            || self.running.rows[row].recipient.path.needs_utf8()
+        carrying::needs_utf8(&self.running.head, &self.running.rows[row].recipient.path)
     }
 }
 

@@ -4,22 +4,28 @@ use std::sync::Arc;
 
 use super::attempt::{After, Attempt};
 use super::outcome::{Break, stage, unfit};
-use super::session::Session;
+use super::session::{Asides, Session};
 use super::settle::{Accepted, Happened, Scene, settle};
-use crate::config::Without8BitMime;
+use crate::config::{Deliver, Without8BitMime};
+use crate::message::Head;
 use crate::metrics::RequireTlsResult;
 use crate::net::deadline::Deadline;
 use crate::policy::failure::{Failure, Retry, Scope, Stage};
+use crate::policy::plan::HostName;
 use crate::policy::tls::{REQUIRETLS, Requirement};
 use crate::policy::verdict;
-use crate::smtp::client::{Answer, Mail, Rcpt};
-use crate::smtp::reply::EnhancedCode;
+use crate::smtp::address::ForwardPath;
+use crate::smtp::client::{Answer, Command, Mail, Rcpt, Why};
+use crate::smtp::ehlo::Capabilities;
+use crate::smtp::reply::{EnhancedCode, Reply};
+use crate::store::RecipientRow;
 
 impl Attempt<'_> {
     /// Runs transactions on one session until no row is left for this host, or the session is over.
     pub(super) fn carry(
         &mut self,
         mut session: Session,
+        (host, port): (&HostName, u16),
         requirement: &Requirement,
         here: &mut Vec<usize>,
         scene: Scene,
@@ -45,34 +51,35 @@ impl Attempt<'_> {
                     .metrics()
                     .requiretls(RequireTlsResult::Sent);
             }
-            let mail = Mail {
-                reverse_path: &head.reverse_path,
-                size: head.size,
-                eight_bit: head.eight_bit,
-                utf8: head.utf8_headers || batch.iter().any(|row| self.needs_utf8(*row)),
-                ret: head.ret,
-                envid: head.envid.as_deref(),
-                require_tls: requirement.requiretls,
-            };
-            let recipients = batch.iter().map(|row| {
-                let recipient = &self.running.rows[*row].recipient;
-                Rcpt {
-                    path: &recipient.path,
-                    notify: recipient.notify,
-                    orcpt: recipient.orcpt.as_deref(),
-                }
-            });
+            let rows = || batch.iter().map(|row| &self.running.rows[*row]);
+            let mail = mail(head, rows(), requirement);
             self.running.at(Stage::Mail);
             self.parts.store.metrics().transaction(reused);
             let confirms = session.capabilities().dsn;
+            let was_ahead = session.is_ahead();
+            let followed = here.is_empty()
+                && self.relay.is_some()
+                && session.may_be_followed(self.config.deliver_of(&self.line))
+                && !self.parts.step_by_step.has(host, port);
+            let asides = Asides {
+                before_dot: &|| self.running.before_dot(&self.parts.store),
+                follow: &|transaction| {
+                    let next = || self.follow(transaction, requirement, &scene_before);
+                    followed.then(next).flatten()
+                },
+                unfollow: &|| self.unfollow(),
+            };
             let carried = session.carry(
                 &mail,
-                recipients,
+                rows().map(rcpt),
                 &self.content,
                 &self.limits,
                 total,
-                &|| self.running.before_dot(&self.parts.store),
+                &asides,
             );
+            if was_ahead && carried.broken.as_ref().is_some_and(lost_its_way) {
+                self.parts.step_by_step.add(host, port);
+            }
             // DV-6: the wait for the dot's reply does not count.
             self.end = self.end.put_off(carried.waited_for_dot);
             self.feedback.reached_mail |= carried.answers.reached_mail;
@@ -93,6 +100,14 @@ impl Attempt<'_> {
                         text: reply.text(),
                         confirms,
                     })),
+                    // Asked again in its turn, it may say another thing.
+                    Answer::Refused(command, reply)
+                        if was_ahead && may_have_lost_count(command, reply) =>
+                    {
+                        self.parts.step_by_step.add(host, port);
+                        here.push(*row);
+                        None
+                    }
                     Answer::Refused(command, reply) => {
                         let failure =
                             verdict::refused(stage(command), reply, carried.answers.enhanced);
@@ -108,7 +123,11 @@ impl Attempt<'_> {
                     }
                     Answer::Open => match &broken {
                         // CL-8: a fresh connection at once.
-                        Some((why, _)) if scene.reused && why.is_loss() && !after_dot(why) => {
+                        Some((why, _))
+                            if scene.reused
+                                && (why.is_loss() || was_ahead && lost_its_way(why))
+                                && !after_dot(why) =>
+                        {
                             here.push(*row);
                             None
                         }
@@ -118,8 +137,8 @@ impl Attempt<'_> {
                             self.done_or_on(*row, failure.clone(), on, &scene)
                         }
                         None => {
-                            let failure = Break::Eof(crate::smtp::client::Command::Data)
-                                .failure(false, self.relay.is_some());
+                            let failure =
+                                Break::Eof(Command::Data).failure(false, self.relay.is_some());
                             self.done_or_on(*row, failure, true, &scene)
                         }
                     },
@@ -218,55 +237,28 @@ impl Attempt<'_> {
         here: &mut Vec<usize>,
         scene: &Scene,
     ) {
-        let capabilities = session.capabilities();
-        let requiretls = requirement.requiretls && !capabilities.requiretls;
-        let head = &self.running.head;
-        let size = capabilities.size_limit.filter(|limit| *limit < head.size);
-        let eight_bit = head.eight_bit
-            && !capabilities.eight_bit_mime
-            && self.config.deliver_of(&self.line).without_8bitmime == Without8BitMime::Fail;
-        let sender = head
-            .reverse_path
-            .mailbox()
-            .is_some_and(|mailbox| mailbox.needs_utf8());
-        let utf8 = !capabilities.smtputf8;
         let scene = Arc::new(scene.clone());
-        let (host, mut fit) = (&scene.host, Vec::new());
+        let mut fit = Vec::new();
         for row in here.drain(..) {
-            let path = &self.running.rows[row].recipient.path;
+            let failure = unfit_for(
+                self.config.deliver_of(&self.line),
+                requirement,
+                session.capabilities(),
+                &self.running.head,
+                &self.running.rows[row].recipient.path,
+                &scene.host,
+            );
             // What the message asks for says nothing against the host (SC-7).
-            let failure = if requiretls {
+            let Some(failure) = failure else {
+                fit.push(row);
+                continue;
+            };
+            if failure.status == REQUIRETLS {
                 self.parts
                     .store
                     .metrics()
                     .requiretls(RequireTlsResult::Refused);
-                // RFC 8689 §4.2.1
-                unfit(
-                    REQUIRETLS,
-                    format!("{host} does not take REQUIRETLS, which the sender requires"),
-                )
-            } else if let Some(limit) = size {
-                unfit(
-                    EnhancedCode::new(5, 3, 4),
-                    format!(
-                        "message of {} octets is over the limit of {limit} of {host}",
-                        head.size
-                    ),
-                )
-            } else if eight_bit {
-                unfit(
-                    EnhancedCode::new(5, 6, 3),
-                    format!("{host} does not take 8-bit content"),
-                )
-            } else if utf8 && (sender || path.needs_utf8()) {
-                unfit(
-                    EnhancedCode::new(5, 6, 7),
-                    format!("{host} does not take non-ASCII addresses"),
-                )
-            } else {
-                fit.push(row);
-                continue;
-            };
+            }
             self.feedback.reached_mail = true;
             self.failures[row].push((failure, Arc::clone(&scene)));
             self.pending.push(row);
@@ -275,7 +267,88 @@ impl Attempt<'_> {
     }
 }
 
+/// Why a host that announced this cannot have the message for this recipient (CL-11 to CL-13, TLS-12).
+pub(super) fn unfit_for(
+    deliver: &Deliver,
+    requirement: &Requirement,
+    capabilities: &Capabilities,
+    head: &Head,
+    path: &ForwardPath,
+    host: &str,
+) -> Option<Failure> {
+    if requirement.requiretls && !capabilities.requiretls {
+        // RFC 8689 §4.2.1
+        let text = format!("{host} does not take REQUIRETLS, which the sender requires");
+        return Some(unfit(REQUIRETLS, text));
+    }
+    if let Some(limit) = capabilities.size_limit.filter(|limit| *limit < head.size) {
+        let size = head.size;
+        let text = format!("message of {size} octets is over the limit of {limit} of {host}");
+        return Some(unfit(EnhancedCode::new(5, 3, 4), text));
+    }
+    if head.eight_bit
+        && !capabilities.eight_bit_mime
+        && deliver.without_8bitmime == Without8BitMime::Fail
+    {
+        let text = format!("{host} does not take 8-bit content");
+        return Some(unfit(EnhancedCode::new(5, 6, 3), text));
+    }
+    if needs_utf8(head, path) && !capabilities.smtputf8 {
+        let text = format!("{host} does not take non-ASCII addresses");
+        return Some(unfit(EnhancedCode::new(5, 6, 7), text));
+    }
+    None
+}
+
+/// Whether an address needs SMTPUTF8 (RFC 6531).
+pub(super) fn needs_utf8(head: &Head, path: &ForwardPath) -> bool {
+    let sender = head.reverse_path.mailbox();
+    sender.is_some_and(|mailbox| mailbox.needs_utf8()) || path.needs_utf8()
+}
+
+/// What MAIL says of a message for these recipients.
+pub(super) fn mail<'a>(
+    head: &'a Head,
+    mut rows: impl Iterator<Item = &'a RecipientRow>,
+    requirement: &Requirement,
+) -> Mail<'a> {
+    Mail {
+        reverse_path: &head.reverse_path,
+        size: head.size,
+        eight_bit: head.eight_bit,
+        utf8: head.utf8_headers || rows.any(|row| needs_utf8(head, &row.recipient.path)),
+        ret: head.ret,
+        envid: head.envid.as_deref(),
+        require_tls: requirement.requiretls,
+    }
+}
+
+/// What RCPT says of a recipient.
+pub(super) fn rcpt(row: &RecipientRow) -> Rcpt<'_> {
+    Rcpt {
+        path: &row.recipient.path,
+        notify: row.recipient.notify,
+        orcpt: row.recipient.orcpt.as_deref(),
+    }
+}
+
+/// Whether a host that was sent commands behind the content before may have taken them for something else: it refuses what
+/// it has not looked at, or finds a command in the wrong place (RFC 5321 §4.2.2).
+fn may_have_lost_count(command: Command, reply: &Reply) -> bool {
+    matches!(command, Command::Mail | Command::Data) || reply.code().get() == 503
+}
+
+/// What went out behind the content before may have been lost on a host that does not read on, or not be what it took it
+/// for. A host that merely says that it closes is another thing.
+fn lost_its_way(why: &Break) -> bool {
+    let envelope = matches!(
+        why.command(),
+        Command::Mail | Command::Rcpt(_) | Command::Data
+    );
+    envelope && !matches!(why, Break::Said(broken) if matches!(broken.why, Why::Refused(_)))
+}
+
 /// The dot may be out: whatever happened, there is no second try in this attempt.
 fn after_dot(why: &Break) -> bool {
-    why.command() == crate::smtp::client::Command::Dot
+    why.command() == Command::Dot
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::ailing::Ailing;
 use super::{Parts, Pools, Registry, Tools};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, Live};
@@ -65,7 +66,8 @@ impl Fixture {
                     wake: Arc::new(|_| {}),
                 },
                 pools: Pools::new(),
-                ailing: Arc::default(),
+                ailing: Arc::new(Ailing::for_a_minute()),
+                step_by_step: Arc::new(Ailing::for_an_hour()),
                 registry: Registry::default(),
                 over,
             },

@@ -13,6 +13,7 @@ mod crew;
 mod facts;
 #[cfg(test)]
 mod fixture;
+mod following;
 mod nowhere;
 mod opening;
 mod outcome;
@@ -74,6 +75,8 @@ struct Parts {
     tools: Tools,
     pools: Pools,
     ailing: Arc<Ailing>,
+    /// Hosts that did not get on with commands behind the content (RFC 2920 §3.1): they get a transaction at a time.
+    step_by_step: Arc<Ailing>,
     registry: Registry,
     /// Disconnected at the end of the daemon: whoever waits for the store to recover gives up then.
     over: Receiver<()>,

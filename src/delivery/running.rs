@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::outcome::Break;
 use crate::clock::{Clock, Timestamp};
-use crate::dispatch::{MxHosts, Permit};
+use crate::dispatch::{MxHosts, Permit, Transaction};
 use crate::message::{Head, QueueId};
 use crate::policy::failure::Stage;
 use crate::store::{Mark, RecipientRow, Store};
@@ -139,6 +139,22 @@ impl Running {
     pub fn has_company(&self) -> bool {
         let permit = self.permit.lock().unwrap_or_else(PoisonError::into_inner);
         permit.as_ref().is_some_and(Permit::has_company)
+    }
+
+    /// Another transaction for the same destination that waits for a connection and may go out on this one's.
+    pub fn follow(&self) -> Option<Transaction> {
+        let mut permit = self.permit.lock().unwrap_or_else(PoisonError::into_inner);
+        permit.as_mut().and_then(Permit::follow)
+    }
+
+    /// It had better wait for another connection. After this transaction was given up it has its connection.
+    pub fn unfollow(&self, transaction: Transaction) -> Option<Transaction> {
+        let mut permit = self.permit.lock().unwrap_or_else(PoisonError::into_inner);
+        match permit.as_mut() {
+            Some(permit) => permit.unfollow(transaction),
+            None => return Some(transaction),
+        }
+        None
     }
 
     /// The slot that it holds, once.

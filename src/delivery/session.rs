@@ -14,7 +14,7 @@ use crate::policy::failure::TlsLevel;
 use crate::policy::tls::Reached;
 use crate::smtp::address::Domain;
 use crate::smtp::client::{
-    Answers, Broken, Command, Dialogue, Mail, Rcpt, Ready, Step, Transaction,
+    Answers, Broken, Command, Dialogue, Envelope, Mail, Rcpt, Ready, Step, Transaction,
 };
 use crate::smtp::ehlo::Capabilities;
 use crate::smtp::sasl::Mechanism;
@@ -29,6 +29,9 @@ const SIZE_PER_SECOND: u64 = 16 * 1024;
 
 /// What is still waited for after the connection failed under a write: words that are already here (CL-21).
 const LAST_WORDS: Duration = Duration::from_millis(50);
+
+/// How long what follows waits for the reply to the dot before it.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The limits of a session's stages (CFG-15).
 #[derive(Clone, Copy, Debug)]
@@ -112,6 +115,18 @@ pub struct Session {
     failed: u32,
     /// The domains that it was counted for (RPT-1); no more than transactions.
     counted: Vec<Domain>,
+    /// The commands of the next transaction are out (RFC 2920 §3.1): it can carry that, and nothing else.
+    ahead: Option<Envelope>,
+}
+
+/// What the one whose transaction is carried is asked and told on the way.
+pub struct Asides<'a> {
+    /// All but the end of the content is out. When it fails, the dot is not sent (PRC-2, Q-26).
+    pub before_dot: &'a dyn Fn() -> Result<(), Break>,
+    /// The commands of a transaction that may go out behind the content; asked only where that is possible.
+    pub follow: &'a dyn Fn(&Transaction) -> Option<Envelope>,
+    /// What follows had better not wait any longer for the reply to this dot: it will not be carried by this session.
+    pub unfollow: &'a dyn Fn(),
 }
 
 /// A transaction that was carried as far as it went.
@@ -148,6 +163,7 @@ impl Session {
             transactions: 0,
             failed: 0,
             counted: Vec::new(),
+            ahead: None,
         }
     }
 
@@ -175,16 +191,30 @@ impl Session {
         self.ready.capabilities()
     }
 
+    /// Whether the commands of its next transaction are out: it is for whoever that transaction is, and not at rest.
+    pub fn is_ahead(&self) -> bool {
+        self.ahead.is_some()
+    }
+
     /// Whether it may carry one more transaction (CL-20, CL-24).
     pub fn may_carry_more(&self, deliver: &Deliver) -> bool {
+        self.ready.is_clean() && self.may_carry(1, deliver)
+    }
+
+    /// Whether another transaction may follow right behind its next one.
+    pub fn may_be_followed(&self, deliver: &Deliver) -> bool {
+        self.may_carry(2, deliver)
+    }
+
+    /// Whether limits allow so many more transactions.
+    fn may_carry(&self, more: u32, deliver: &Deliver) -> bool {
         let limits = &self.capabilities().limits;
         // A limit of domains holds for the whole session; one transaction keeps it without a list of them.
         let most = match limits.rcpt_domain_max {
             Some(_) => 1,
             None => limits.mail_max.unwrap_or(u32::MAX),
         };
-        self.ready.is_clean()
-            && self.transactions < deliver.session_messages.min(most)
+        self.transactions.saturating_add(more) <= deliver.session_messages.min(most)
             && self.failed < 4
             && self.born.elapsed() < deliver.session_age.get()
     }
@@ -204,8 +234,8 @@ impl Session {
         self.idle_since = Instant::now();
     }
 
-    /// Carries out one transaction. `before_dot` is asked when all but the end of the content is out; when it fails,
-    /// the dot is not sent (PRC-2, Q-26). `total` is the limit up to the last octet of the dot (CL-9).
+    /// Carries out one transaction. `total` is the limit up to the last octet of the dot (CL-9). Where commands are out
+    /// already they must be those of this transaction; if not, the session has come to nothing.
     pub fn carry<'a>(
         mut self,
         mail: &Mail<'_>,
@@ -213,23 +243,44 @@ impl Session {
         content: &Content,
         limits: &Limits,
         total: Deadline,
-        before_dot: &dyn Fn() -> Result<(), Break>,
+        asides: &Asides<'_>,
     ) -> Carried {
         let began = Instant::now();
-        let mut transaction = self.ready.begin(mail, recipients);
+        let transaction = match self.ahead.take() {
+            None => Some(self.ready.begin(mail, recipients)),
+            Some(envelope) => self.ready.resume(envelope, mail, recipients),
+        };
+        let Some(mut transaction) = transaction else {
+            self.stream.close();
+            return Carried {
+                answers: Answers::none(),
+                session: None,
+                broken: Some(Break::Eof(Command::Mail)),
+                took: began.elapsed(),
+                waited_for_dot: Duration::ZERO,
+            };
+        };
         let mut course = Course {
             stream: &mut self.stream,
             transaction: &mut transaction,
             limits,
             total,
             begun: false,
+            waited_for_dot: Duration::ZERO,
+            next: Next::Nothing,
         };
-        let mut waited_for_dot = Duration::ZERO;
-        let broken = course.run(content, before_dot, &mut waited_for_dot).err();
+        let broken = course.run(content, asides).err();
+        let (waited_for_dot, next) = (course.waited_for_dot, course.next);
         let (answers, ready) = transaction.end();
+        let (ahead, of_use) = match next {
+            Next::Nothing => (None, true),
+            Next::Out(envelope) => (Some(envelope), true),
+            Next::Forsaken => (None, false),
+        };
         let session = match (ready, &broken) {
             (Some(ready), None) => Some(Session {
                 ready,
+                ahead,
                 transactions: self.transactions.saturating_add(1),
                 failed: if answers.succeeded() {
                     0
@@ -240,6 +291,15 @@ impl Session {
             }),
             _ => {
                 self.stream.close();
+                None
+            }
+        };
+        let session = match of_use {
+            true => session,
+            false => {
+                if let Some(session) = session {
+                    session.drop_politely();
+                }
                 None
             }
         };
@@ -292,23 +352,32 @@ struct Course<'a> {
     total: Deadline,
     /// Some of the content is out.
     begun: bool,
+    /// How long the reply to the dot was waited for.
+    waited_for_dot: Duration,
+    next: Next,
+}
+
+/// What went out behind the content.
+enum Next {
+    Nothing,
+    /// The commands of the next transaction.
+    Out(Envelope),
+    /// The same, and nobody will go on with it on this session.
+    Forsaken,
 }
 
 impl Course<'_> {
-    fn run(
-        &mut self,
-        content: &Content,
-        before_dot: &dyn Fn() -> Result<(), Break>,
-        waited_for_dot: &mut Duration,
-    ) -> Result<(), Break> {
+    fn run(&mut self, content: &Content, asides: &Asides<'_>) -> Result<(), Break> {
         let (limits, total) = (self.limits, self.total);
         let time = |command| limits.reply(command, total);
         let step = drive(self.stream, self.transaction, &time)?;
         if step != Step::Content {
             return Ok(());
         }
-        let result = self.send_content(content, before_dot);
-        match result {
+        // What follows a large one would wait for it.
+        let follows = self.transaction.may_be_followed() && content.size() <= BLOCK as u64;
+        let next = follows.then(|| (asides.follow)(self.transaction)).flatten();
+        match self.send_content(content, next.as_ref(), asides.before_dot) {
             Ok(true) => self.transaction.content_sent(),
             // The peer has answered; the content has no end, so the session is over.
             Ok(false) => return Err(Break::Eof(Command::Content)),
@@ -320,15 +389,41 @@ impl Course<'_> {
             }
         }
         let sent = Instant::now();
-        let result = drive(self.stream, self.transaction, &time);
-        *waited_for_dot = sent.elapsed();
+        let result = match next {
+            None => drive(self.stream, self.transaction, &time),
+            Some(next) => {
+                self.next = Next::Out(next);
+                self.await_dot(&time, asides.unfollow)
+            }
+        };
+        self.waited_for_dot = sent.elapsed();
         result.map(|_| ())
     }
 
-    /// Sends the content and its end. `Ok(false)`: the peer answered before it was all out (CL-21).
+    /// Waits for the reply to the dot, and before long for it alone.
+    fn await_dot(
+        &mut self,
+        time: &dyn Fn(Command) -> Deadline,
+        unfollow: &dyn Fn(),
+    ) -> Result<Step, Break> {
+        let (soon, dot) = (Deadline::after(PATIENCE), time(Command::Dot));
+        match drive(self.stream, self.transaction, &|_| soon.min(dot)) {
+            Err(Break::Io(_, error))
+                if error.kind() == io::ErrorKind::TimedOut && !dot.is_over() =>
+            {
+                self.next = Next::Forsaken;
+                unfollow();
+                drive(self.stream, self.transaction, &|_| dot)
+            }
+            result => result,
+        }
+    }
+
+    /// Sends the content, its end, and what follows it. `Ok(false)`: the peer answered before it was all out (CL-21).
     fn send_content(
         &mut self,
         content: &Content,
+        next: Option<&Envelope>,
         before_dot: &dyn Fn() -> Result<(), Break>,
     ) -> Result<bool, Break> {
         let mut serialiser = Serialiser::new();
@@ -341,13 +436,13 @@ impl Course<'_> {
             let piece = serialiser.piece(piece, &mut spare);
             if block.len() + piece.len() > BLOCK {
                 // What is collected, then the rest without a further copy, but for a last part that the dot joins.
-                if !self.write(&block)? {
+                if !self.write(&block, block.len())? {
                     return Ok(false);
                 }
                 block.clear();
                 let whole = piece.len() - piece.len() % BLOCK;
                 for part in piece[..whole].chunks(BLOCK) {
-                    if !self.write(part)? {
+                    if !self.write(part, part.len())? {
                         return Ok(false);
                     }
                 }
@@ -357,8 +452,12 @@ impl Course<'_> {
             }
         }
         block.extend_from_slice(serialiser.finish());
+        let end = block.len();
+        if let Some(next) = next {
+            block.extend_from_slice(next.commands());
+        }
         before_dot()?;
-        Ok(self.write(&block)?
+        Ok(self.write(&block, end)?
             && self
                 .stream
                 .write_all(&[], self.total)
@@ -366,12 +465,13 @@ impl Course<'_> {
                 .map_err(|e| Break::Io(Command::Content, e))?)
     }
 
-    /// Writes one block, reading beside it. `Ok(false)`: the peer has answered.
-    fn write(&mut self, block: &[u8]) -> Result<bool, Break> {
+    /// Writes one block, reading beside it up to `end`, where the content ends that it is of. `Ok(false)`: the peer has
+    /// answered.
+    fn write(&mut self, block: &[u8], end: usize) -> Result<bool, Break> {
         let io = |error| Break::Io(Command::Content, error);
         let deadline = Deadline::after(self.limits.block).min(self.total);
         let mut sent = 0;
-        while sent < block.len() {
+        while sent < end {
             // The first part goes out without asking: nothing is in flight, so the system takes some of it at once,
             // and of a small message nearly always all.
             let (readable, writable) = if std::mem::replace(&mut self.begun, true) {
@@ -385,6 +485,11 @@ impl Course<'_> {
             if writable {
                 sent += self.stream.write(&block[sent..], deadline).map_err(io)?;
             }
+        }
+        // The dot is out, and what the peer says now is its reply. Whether the connection still works shows when that is
+        // read: a fault here must not make anybody believe that the dot was not sent.
+        if sent < block.len() {
+            let _ = self.stream.write_all(&block[sent..], deadline);
         }
         Ok(true)
     }

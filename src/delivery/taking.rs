@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::attempt::{After, Attempt};
+use super::following::Handed;
 use super::opening::{NotOpened, Security};
 use super::outcome::Break;
 use super::pool::{Key, Place};
@@ -78,18 +79,27 @@ impl Attempt<'_> {
         let retried = !self.running.rows[0].dialled.is_empty();
         let mut usable = host.addresses.clone();
         usable.retain(|ip| !retried || ip.is_ipv4() == host.addresses[0].is_ipv4());
-        let most = most_connections(&self.config);
-        let place = self
-            .parts
-            .pools
-            .place(&key, &usable, most, deliver, SLOT_PATIENCE);
-        let Some(mut place) = place else {
-            self.no_slot();
-            return;
+        let handed = self.handed.take().filter(|handed| {
+            let address = handed.session.origin().address.ip();
+            handed.key == key && usable.contains(&address)
+        });
+        let (place, mut waiting) = match handed {
+            Some(handed) => (handed.place, Some(handed.session)),
+            None => {
+                let most = most_connections(&self.config);
+                let pools = &self.parts.pools;
+                let place = pools.place(&key, &usable, most, deliver, SLOT_PATIENCE);
+                let Some(mut place) = place else {
+                    self.no_slot();
+                    return;
+                };
+                let waiting = place.take();
+                (place, waiting)
+            }
         };
         let login = self.relay.as_ref().and_then(|relay| relay.login());
         let mut options = Options {
-            helo: key.helo,
+            helo: key.helo.clone(),
             starttls: match self.implicit(&host) {
                 true => StartTls::Never,
                 false => starttls(&requirement),
@@ -101,7 +111,6 @@ impl Attempt<'_> {
             lmtp: self.relay.as_ref().is_some_and(|relay| relay.lmtp),
         };
         let as_wanted = options.starttls;
-        let mut waiting = place.take();
         let mut here = std::mem::take(&mut self.pending);
         let mut began = began;
         while !here.is_empty() {
@@ -153,11 +162,16 @@ impl Attempt<'_> {
                 self.report(&host, &requirement, &scene, &mut session);
             }
             let reused = scene.reused;
-            match self.carry(session, &requirement, &mut here, scene, total) {
+            let at = (&host.name, host.port);
+            match self.carry(session, at, &requirement, &mut here, scene, total) {
                 After::Kept(session) => {
                     // A session in clear that TLS was meant for is nobody else's (CL-25).
                     let shared = options.starttls == as_wanted;
-                    self.put_away(session, place, shared, quitting);
+                    if session.is_ahead() {
+                        self.hand_on(session, key, place, shared);
+                    } else {
+                        self.put_away(session, place, shared, quitting);
+                    }
                     return;
                 }
                 After::Full(session) => session.quit(&self.limits),
@@ -521,6 +535,19 @@ impl Attempt<'_> {
         let due = self.running.now(&self.parts.clock).plus(SLOT_AGAIN);
         let untried = self.running.take(&untried);
         give_back(self.parts, self.running, &untried, due);
+    }
+
+    /// The session goes to the transaction whose commands are out on it.
+    fn hand_on(&mut self, session: Session, key: Key, place: Place, shared: bool) {
+        if shared && self.following.is_some() {
+            self.handed_on = Some(Handed {
+                key,
+                place,
+                session,
+            });
+        } else {
+            session.drop_politely();
+        }
     }
 
     fn put_away(

@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
+use super::ailing::Ailing;
 use super::attempt::{self, Left};
 use super::crew::{self, Crew};
+use super::following::{Following, Given, Handed};
 use super::nowhere;
 use super::outcome::{Break, local};
 use super::running::{Begun, Hung, Running};
@@ -49,7 +51,8 @@ impl Workers {
         let parts = Parts {
             tools,
             pools: Pools::new(),
-            ailing: Arc::default(),
+            ailing: Arc::new(Ailing::for_a_minute()),
+            step_by_step: Arc::new(Ailing::for_an_hour()),
             registry: Registry::default(),
             over: over.clone(),
         };
@@ -175,14 +178,31 @@ fn give_up(parts: &Parts, crew: &Crew<Transaction>, limit: Duration) -> usize {
     count
 }
 
-/// Carries out one transaction. Whatever happens in it, its recipients are settled or given back, its permit returns,
-/// and the worker goes on.
+/// Carries out a transaction, and those that follow it on its session.
 fn carry_out(
     parts: &Parts,
     transaction: Transaction,
     worker: &str,
-    attempt: impl FnOnce(&Parts, &Running, Option<Arc<Vec<u8>>>) -> Left,
+    attempt: impl Fn(&Parts, &Running, Given<'_>) -> Left,
 ) {
+    let mut next = (Some(transaction), None);
+    while let (Some(transaction), handed) = next {
+        let following = Following::default();
+        let handed = carry_one(parts, transaction, handed, &following, worker, &attempt);
+        next = (following.take(), handed);
+    }
+}
+
+/// Carries out one transaction. Whatever happens in it, its recipients are settled or given back, its permit returns,
+/// and the worker goes on. The session on which the commands of the one that follows are out, if that came to pass.
+fn carry_one(
+    parts: &Parts,
+    transaction: Transaction,
+    handed: Option<Handed>,
+    following: &Following,
+    worker: &str,
+    attempt: &impl Fn(&Parts, &Running, Given<'_>) -> Left,
+) -> Option<Handed> {
     let Transaction {
         head,
         recipients,
@@ -194,7 +214,7 @@ fn carry_out(
         permit,
     } = transaction;
     if recipients.is_empty() {
-        return;
+        return None;
     }
     let (entry, cut) = parts.registry.enter(Begun {
         head,
@@ -208,8 +228,13 @@ fn carry_out(
     if cut {
         let now = parts.clock.now();
         give_back(parts, running, &running.take_rest(), now);
-        return;
+        return None;
     }
+    let given = Given {
+        content,
+        handed,
+        following,
+    };
     let result = catch_unwind(AssertUnwindSafe(|| match over {
         Some(most) => {
             running.untried();
@@ -218,7 +243,7 @@ fn carry_out(
             attempt::settle_all(parts, running, &rows, failure, &Arc::default());
             Left::default()
         }
-        None => attempt(parts, running, content),
+        None => attempt(parts, running, given),
     }));
     let left = match result {
         Ok(left) => left,
@@ -236,9 +261,14 @@ fn carry_out(
     if !left.quitting.is_empty() {
         let limits = Limits::of(&parts.live.get().deliver);
         for session in left.quitting {
-            session.quit(&limits);
+            match following.is_some() {
+                // Somebody waits.
+                true => session.drop_politely(),
+                false => session.quit(&limits),
+            }
         }
     }
+    left.handed
 }
 
 /// logged with the id, settled as temporary 4.3.0, counted towards poison.
@@ -293,10 +323,7 @@ mod tests {
     use crate::policy::failure::Cause;
     use crate::store::{Doubt, State};
 
-    fn run(
-        fixture: &Fixture,
-        attempt: impl FnOnce(&Parts, &Running, Option<Arc<Vec<u8>>>) -> Left,
-    ) {
+    fn run(fixture: &Fixture, attempt: impl Fn(&Parts, &Running, Given<'_>) -> Left) {
         let transaction = fixture.claim();
         carry_out(&fixture.parts, transaction, "worker-7", attempt);
     }

@@ -46,6 +46,8 @@ pub struct Permit {
     untried: bool,
     /// It is with the workers.
     runs: bool,
+    /// Another transaction will go on with its connection ([`Permit::follow`]).
+    followed: bool,
 }
 
 impl Permit {
@@ -62,6 +64,7 @@ impl Permit {
             limits: Some(limits),
             untried: false,
             runs: false,
+            followed: false,
         }
     }
 
@@ -89,6 +92,7 @@ impl Permit {
         };
         Returned {
             spent: self.runs.then_some(spent),
+            connection: self.runs && !self.followed,
             home: self.home.take(),
         }
     }
@@ -112,6 +116,7 @@ impl Permit {
             limits: None,
             untried: false,
             runs: false,
+            followed: false,
         }
     }
 
@@ -130,6 +135,25 @@ impl Permit {
     pub fn has_company(&self) -> bool {
         let held = self.held.as_ref();
         held.is_some_and(|(shared, destination)| shared.running(destination) > 1)
+    }
+
+    /// Another transaction for the same destination that waits for a connection, if its turn has come: it takes over that of
+    /// this one. Whoever takes it carries it out, or gives it back ([`Permit::unfollow`]).
+    pub fn follow(&mut self) -> Option<Transaction> {
+        let (shared, destination) = self.held.as_ref().filter(|_| !self.followed)?;
+        let mut next = shared.follow(destination)?;
+        next.permit.runs = true;
+        self.followed = true;
+        Some(next)
+    }
+
+    /// What came from [`Permit::follow`] waits for another connection, as the next.
+    pub fn unfollow(&mut self, mut transaction: Transaction) {
+        transaction.permit.runs = false;
+        self.followed = false;
+        if let Some((shared, _)) = &self.held {
+            shared.unfollow(transaction);
+        }
     }
 
     /// What the worker learned of the destination, given back together with the slot.

@@ -389,6 +389,18 @@ impl Schedule {
         self.turns.next_ready(home)
     }
 
+    /// Whether a transaction of `key` that is ready may follow another of it on its connection. Where messages or connections
+    /// are counted by time they go one by one, as they were counted.
+    pub fn follow(&mut self, key: &DestinationKey) -> bool {
+        let limits = self.limits(key);
+        limits.rate.is_none() && limits.dial_interval.is_zero() && self.turns.follow(key)
+    }
+
+    /// It does not after all, and is the next.
+    pub fn unfollow(&mut self, key: &DestinationKey) {
+        self.turns.unfollow(key);
+    }
+
     /// As long as something is under way it may succeed: a peer that merely has connections enough is not dead.
     fn look_if_quiet(&mut self, key: &DestinationKey, now: Timestamp) {
         if !self.turns.is_active(key) {

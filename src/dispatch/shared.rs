@@ -54,6 +54,8 @@ pub(super) struct Returned {
     pub(super) home: Option<DestinationKey>,
     /// What it has spent; `None`: no worker has had it.
     pub(super) spent: Option<Spent>,
+    /// It holds a connection that another may have now.
+    pub(super) connection: bool,
 }
 
 impl State {
@@ -225,8 +227,8 @@ impl Shared {
         let now = self.clock.now();
         let mut state = self.lock();
         let home = state.schedule.home_of(destination);
-        let ran = returned.spent.is_some();
-        let died = state.schedule.release(destination, feedback, ran, now);
+        let freed = returned.connection;
+        let died = state.schedule.release(destination, feedback, freed, now);
         if let Some(counted) = &returned.home {
             state.schedule.spent(counted, returned.spent, now);
         }
@@ -274,6 +276,36 @@ impl Shared {
             }
         }
         refused
+    }
+
+    /// The next transaction that is ready for a destination, for a worker that has a connection there.
+    pub(super) fn follow(&self, destination: &DestinationKey) -> Option<Transaction> {
+        let mut state = self.lock();
+        if state.out.is_none() || !state.schedule.follow(destination) {
+            return None;
+        }
+        let next = state.ready.get_mut(destination)?.pop_front();
+        if state.ready.get(destination).is_some_and(VecDeque::is_empty) {
+            state.ready.remove(destination);
+        }
+        next
+    }
+
+    /// One that came from [`Shared::follow`] waits for another connection.
+    pub(super) fn unfollow(&self, transaction: Transaction) {
+        let mut state = self.lock();
+        if state.out.is_none() {
+            drop(state);
+            return self.unclaim(vec![transaction]);
+        }
+        let destination = transaction.destination.clone();
+        let home = state.schedule.home_of(&destination);
+        state.schedule.unfollow(&destination);
+        let ready = state.ready.entry(destination).or_default();
+        ready.push_front(transaction);
+        let refused = state.hand_on(&home);
+        drop(state);
+        self.unclaim(refused);
     }
 
     /// Gives the claims of transactions back that no worker will see: no attempt was made (RT-7).

@@ -371,6 +371,30 @@ impl Turns {
         Some(key)
     }
 
+    /// A worker can go on with another transaction of `key` on the connection that it has, which counts once: whether one is
+    /// ready and its turn has come. Only where connections come back within moments, or it would wait for one transaction
+    /// while others end.
+    pub fn follow(&mut self, key: &DestinationKey) -> bool {
+        let home = self.home_of(key).clone();
+        let Some(home) = self.homes.get_mut(&home) else {
+            return false;
+        };
+        let follows =
+            home.pace.is_quick() && home.running <= home.window && home.ready.front() == Some(key);
+        if follows {
+            home.ready.pop_front();
+        }
+        follows
+    }
+
+    /// It could not: the transaction waits again, as the next.
+    pub fn unfollow(&mut self, key: &DestinationKey) {
+        let home = self.home_of(key).clone();
+        if let Some(home) = self.homes.get_mut(&home) {
+            home.ready.push_front(key.clone());
+        }
+    }
+
     /// What is claimed ahead of it goes back.
     pub fn clear_ready(&mut self, key: &DestinationKey) {
         if let Some(home) = self

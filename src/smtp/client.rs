@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! Opening ── greeting, EHLO or HELO, STARTTLS, AUTH ──► Ready ── begin ──► Transaction ── end ──► Ready
+//!                                                        ├── resume ──► Transaction ── end ──► Ready
 //!                                                        ├── noop ──► Asking ──► Ready
 //!                                                        └── quit ──► Quitting
 //! ```
@@ -19,7 +20,7 @@ mod transaction;
 
 pub use commands::{Mail, Rcpt};
 pub use opening::{Opening, Options, StartTls};
-pub use transaction::{Answer, Answers, Transaction};
+pub use transaction::{Answer, Answers, Envelope, Transaction};
 
 use std::fmt;
 
@@ -288,6 +289,18 @@ impl Ready {
         recipients: impl Iterator<Item = Rcpt<'a>>,
     ) -> Transaction {
         Transaction::new(self, mail, recipients)
+    }
+
+    /// Goes on with a transaction whose commands went out behind the content of the one that has just ended; their replies
+    /// may be here (RFC 2920 §3.1). `None`: they are not what this transaction says, and the session is of no use.
+    pub fn resume<'a>(
+        self,
+        envelope: Envelope,
+        mail: &Mail<'_>,
+        recipients: impl Iterator<Item = Rcpt<'a>>,
+    ) -> Option<Transaction> {
+        let wanted = Envelope::new(false, mail, recipients, &self.wire.capabilities);
+        (wanted == envelope).then(|| Transaction::resumed(self, envelope))
     }
 
     /// Asks whether the peer is still there.

@@ -2,6 +2,7 @@
 
 mod auth;
 mod broken;
+mod following;
 mod hosts;
 mod proxy;
 mod redial;

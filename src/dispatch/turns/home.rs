@@ -141,7 +141,7 @@ impl Pace {
     }
 
     /// As of the last slot that came back.
-    fn is_quick(&self) -> bool {
+    pub(super) fn is_quick(&self) -> bool {
         self.count.max(self.before) >= QUICK
     }
 }

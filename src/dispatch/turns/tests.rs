@@ -107,6 +107,35 @@ fn a_quick_destination_has_as_much_again_claimed_ahead_and_by_the_dozen() {
     assert_eq!(all_picks(&mut turns), [(0, 1)]);
 }
 
+// SC-3
+#[test]
+fn what_is_ready_may_follow_on_a_connection_in_use_and_then_is_its_next_transaction() {
+    let good = Feedback {
+        reached_mail: true,
+        ..Feedback::default()
+    };
+    let mut turns = Turns::new(64, windows(2), MOST_WAITING);
+    turns.take(&key(0), 5 + QUICK as usize);
+    assert!(turns.start(&key(0)) && turns.start(&key(0)));
+    assert!(!turns.start(&key(0)) && !turns.start(&key(0)) && !turns.start(&key(0)));
+    assert!(!turns.follow(&key(0)), "it is not quick");
+    for _ in 0..QUICK {
+        turns.release(&key(0), Some(&good), false, now());
+    }
+    assert!(turns.follow(&key(0)) && turns.follow(&key(0)));
+    assert_eq!(turns.crowd(&key(0)), (2, 2));
+    // Those that they follow end, and the connections are in use as before.
+    turns.release(&key(0), None, false, now());
+    turns.release(&key(0), None, false, now());
+    assert_eq!(turns.next_ready(&key(0)), None);
+    // One has to wait after all, and is the next.
+    turns.unfollow(&key(0));
+    turns.release(&key(0), None, true, now());
+    assert_eq!(turns.next_ready(&key(0)), Some(key(0)));
+    assert!(turns.follow(&key(0)));
+    assert!(!turns.follow(&key(0)), "none is left");
+}
+
 // SC-11
 #[test]
 fn nothing_is_remembered_of_a_destination_that_has_nothing() {

@@ -53,26 +53,7 @@ fn ready(keywords: &[&str]) -> Ready {
 }
 
 fn begin(ready: Ready, recipients: &[&str]) -> Transaction {
-    let from = ReversePath::parse("ann@here.test", false).unwrap();
-    let mail = Mail {
-        reverse_path: &from,
-        size: 1234,
-        eight_bit: false,
-        utf8: false,
-        ret: None,
-        envid: None,
-        require_tls: false,
-    };
-    let paths: Vec<Mailbox> = recipients
-        .iter()
-        .map(|path| Mailbox::parse(&format!("{path}@dest.test"), false).unwrap())
-        .collect();
-    let recipients = paths.iter().map(|path| Rcpt {
-        path,
-        notify: Notify::default(),
-        orcpt: None,
-    });
-    ready.begin(&mail, recipients)
+    with_envelope(recipients, |mail, recipients| ready.begin(mail, recipients))
 }
 
 fn pipelined(recipients: &[&str]) -> Transaction {
@@ -123,6 +104,105 @@ fn a_session_is_opened_and_carries_a_transaction() {
         go_on(&mut next).0.starts_with("MAIL "),
         "no RSET after success"
     );
+}
+
+/// MAIL and RCPT for these, as [`begin`] says them.
+fn with_envelope<T>(
+    recipients: &[&str],
+    what: impl FnOnce(&Mail<'_>, &mut dyn Iterator<Item = Rcpt<'_>>) -> T,
+) -> T {
+    let path = ReversePath::parse("ann@here.test", false).unwrap();
+    let mail = Mail {
+        reverse_path: &path,
+        size: 1234,
+        eight_bit: false,
+        utf8: false,
+        ret: None,
+        envid: None,
+        require_tls: false,
+    };
+    let paths: Vec<Mailbox> = recipients
+        .iter()
+        .map(|path| Mailbox::parse(&format!("{path}@dest.test"), false).unwrap())
+        .collect();
+    let mut recipients = paths.iter().map(|path| Rcpt {
+        path,
+        notify: Notify::default(),
+        orcpt: None,
+    });
+    what(&mail, &mut recipients)
+}
+
+// RFC 2920 §3.1
+#[test]
+fn the_commands_of_the_next_transaction_may_go_out_behind_the_content() {
+    for (to_the_dot, first) in [("250 kept\r\n", "+250"), ("554 spam\r\n", "554")] {
+        let mut one = pipelined(&["bob"]);
+        assert!(!one.may_be_followed());
+        go_on(&mut one);
+        assert!(!one.may_be_followed());
+        assert_eq!(
+            hear(&mut one, "250 ok\r\n250 ok\r\n354 go\r\n").1,
+            Ok(Step::Content)
+        );
+        assert!(one.may_be_followed());
+        let next = with_envelope(&["cat", "dan"], |mail, recipients| {
+            one.followed_by(mail, recipients)
+        });
+        assert_eq!(
+            next.commands(),
+            b"MAIL FROM:<ann@here.test>\r\nRCPT TO:<cat@dest.test>\r\nRCPT TO:<dan@dest.test>\r\nDATA\r\n"
+        );
+        one.content_sent();
+        // All replies may come at once.
+        let replies = format!("{to_the_dot}250 ok\r\n250 ok\r\n550 no\r\n354 go\r\n");
+        assert_eq!(hear(&mut one, &replies).1, Ok(Step::Done));
+        let (answers, ready) = one.end();
+        assert_eq!(codes(&answers, 1), [first]);
+        let mut two = with_envelope(&["cat", "dan"], |mail, recipients| {
+            ready.unwrap().resume(next, mail, recipients).unwrap()
+        });
+        // Nothing is said again, nor RSET.
+        assert_eq!(go_on(&mut two), (String::new(), Ok(Step::Content)));
+        two.content_sent();
+        assert_eq!(hear(&mut two, "250 kept\r\n").1, Ok(Step::Done));
+        assert_eq!(codes(&two.end().0, 2), ["+250", "550"]);
+    }
+}
+
+// RFC 2920 §3.1
+#[test]
+fn a_session_whose_peer_has_heard_of_other_recipients_is_of_no_use() {
+    let mut one = pipelined(&["bob"]);
+    go_on(&mut one);
+    hear(&mut one, "250 ok\r\n250 ok\r\n354 go\r\n").1.unwrap();
+    let next = with_envelope(&["cat"], |mail, recipients| {
+        one.followed_by(mail, recipients)
+    });
+    one.content_sent();
+    hear(&mut one, "250 kept\r\n").1.unwrap();
+    let ready = one.end().1.unwrap();
+    assert!(
+        with_envelope(&["dan"], |mail, recipients| ready
+            .resume(next, mail, recipients))
+        .is_none()
+    );
+}
+
+// RFC 2920 §3.1, CL-17
+#[test]
+fn nothing_follows_without_pipelining_or_where_recipients_are_left_over() {
+    let mut plain = begin(ready(&[]), &["bob"]);
+    go_on(&mut plain);
+    for reply in ["250 ok\r\n", "250 ok\r\n", "354 go\r\n"] {
+        hear(&mut plain, reply).1.unwrap();
+    }
+    assert!(!plain.may_be_followed());
+    let mut crowded = pipelined(&["bob", "cat"]);
+    go_on(&mut crowded);
+    let replies = "250 ok\r\n250 ok\r\n452 too many\r\n354 go\r\n";
+    assert_eq!(hear(&mut crowded, replies).1, Ok(Step::Content));
+    assert!(!crowded.may_be_followed());
 }
 
 // CL-1

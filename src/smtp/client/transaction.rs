@@ -1,6 +1,7 @@
 //! One transaction: MAIL, RCPT, DATA, content, dot; and which reply decides for which recipient.
 
 use super::{Broken, Command, Dialogue, Mail, Rcpt, Ready, Step, Wire, commands, says_goodbye};
+use crate::smtp::ehlo::Capabilities;
 use crate::smtp::reply::Reply;
 
 /// What the peer said about one recipient.
@@ -52,6 +53,17 @@ pub struct Answers {
 }
 
 impl Answers {
+    /// The session had broken before anything was asked.
+    pub fn none() -> Answers {
+        Answers {
+            recipients: Vec::new(),
+            end: None,
+            accepted: 0,
+            reached_mail: false,
+            enhanced: false,
+        }
+    }
+
     /// What is known of the nth recipient.
     pub fn answer(&self, n: usize) -> Answer<'_> {
         match (self.recipients.get(n), &self.end) {
@@ -95,14 +107,56 @@ impl Answers {
     }
 }
 
+/// The commands of a transaction up to DATA, in the words that a peer understands.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Envelope {
+    /// RSET if needed, MAIL, all RCPT and DATA.
+    script: String,
+    /// Each of them, with the place in `script` where it ends.
+    ends: Vec<(Command, usize)>,
+}
+
+impl Envelope {
+    pub(super) fn new<'a>(
+        reset: bool,
+        mail: &Mail<'_>,
+        recipients: impl Iterator<Item = Rcpt<'a>>,
+        capabilities: &Capabilities,
+    ) -> Envelope {
+        let mut script = String::new();
+        let mut ends = Vec::new();
+        if reset {
+            script.push_str("RSET\r\n");
+            ends.push((Command::Rset, script.len()));
+        }
+        commands::mail(&mut script, mail, capabilities);
+        ends.push((Command::Mail, script.len()));
+        for (n, recipient) in recipients.enumerate() {
+            commands::rcpt(&mut script, &recipient, capabilities);
+            ends.push((Command::Rcpt(n), script.len()));
+        }
+        script.push_str("DATA\r\n");
+        ends.push((Command::Data, script.len()));
+        Envelope { script, ends }
+    }
+
+    /// The octets.
+    pub fn commands(&self) -> &[u8] {
+        self.script.as_bytes()
+    }
+
+    fn recipients(&self) -> usize {
+        let asks = |(command, _): &&(Command, usize)| matches!(command, Command::Rcpt(_));
+        self.ends.iter().filter(asks).count()
+    }
+}
+
 /// A transaction under way.
 #[derive(Debug)]
 pub struct Transaction {
     wire: Wire,
     answers: Answers,
-    /// RSET if needed, MAIL, all RCPT and DATA, each with the place in `script` where it ends.
-    script: String,
-    ends: Vec<(Command, usize)>,
+    envelope: Envelope,
     /// How many of `ends` are sent, and how many answered.
     sent: usize,
     answered: usize,
@@ -118,24 +172,25 @@ impl Transaction {
         recipients: impl Iterator<Item = Rcpt<'a>>,
     ) -> Transaction {
         let Ready { wire, reset_after } = ready;
-        let mut script = String::new();
-        let mut ends = Vec::new();
-        if reset_after.is_some() {
-            script.push_str("RSET\r\n");
-            ends.push((Command::Rset, script.len()));
+        let reset = reset_after.is_some();
+        let envelope = Envelope::new(reset, mail, recipients, &wire.capabilities);
+        Transaction::with(wire, envelope, reset_after)
+    }
+
+    /// One whose commands are out already, behind the content of the one before it. That may have failed, and no RSET
+    /// came between: with the reply to its dot it was over all the same (RFC 5321 §4.1.1.4).
+    pub(super) fn resumed(ready: Ready, envelope: Envelope) -> Transaction {
+        let sent = envelope.ends.len();
+        Transaction {
+            sent,
+            ..Transaction::with(ready.wire, envelope, None)
         }
-        commands::mail(&mut script, mail, &wire.capabilities);
-        ends.push((Command::Mail, script.len()));
-        let mut asked = Vec::new();
-        for (n, recipient) in recipients.enumerate() {
-            commands::rcpt(&mut script, &recipient, &wire.capabilities);
-            ends.push((Command::Rcpt(n), script.len()));
-            asked.push(Recipient::Unasked);
-        }
-        script.push_str("DATA\r\n");
-        ends.push((Command::Data, script.len()));
+    }
+
+    fn with(wire: Wire, envelope: Envelope, reset_after: Option<String>) -> Transaction {
+        let asked = std::iter::repeat_with(|| Recipient::Unasked);
         let answers = Answers {
-            recipients: asked,
+            recipients: asked.take(envelope.recipients()).collect(),
             end: None,
             accepted: 0,
             reached_mail: false,
@@ -144,14 +199,38 @@ impl Transaction {
         Transaction {
             wire,
             answers,
-            script,
-            ends,
+            envelope,
             sent: 0,
             answered: 0,
             state: State::Envelope,
             begun: false,
             reset_after,
         }
+    }
+
+    /// Whether the commands of another transaction may go out right behind this one's content (RFC 2920 §3.1): it is its
+    /// turn, the peer takes commands in groups, and nothing is left that would have to come before. LMTP has as many
+    /// replies to the dot as recipients, and is left alone.
+    pub fn may_be_followed(&self) -> bool {
+        let again = |one: &Recipient| matches!(one, Recipient::Again);
+        self.state == State::Content
+            && self.wire.uses_pipelining()
+            && !self.wire.lmtp
+            && !self.answers.recipients.iter().any(again)
+    }
+
+    /// What the peer announced.
+    pub fn capabilities(&self) -> &Capabilities {
+        &self.wire.capabilities
+    }
+
+    /// The commands of such a transaction, for [`Ready::resume`].
+    pub fn followed_by<'a>(
+        &self,
+        mail: &Mail<'_>,
+        recipients: impl Iterator<Item = Rcpt<'a>>,
+    ) -> Envelope {
+        Envelope::new(false, mail, recipients, &self.wire.capabilities)
     }
 
     /// All of the content and its terminator are sent: the reply to the dot is awaited.
@@ -193,15 +272,19 @@ impl Transaction {
     fn send(&mut self) {
         let from = self.sent;
         if self.wire.uses_pipelining() {
-            self.sent = self.ends.len();
+            self.sent = self.envelope.ends.len();
         } else if self.sent == self.answered {
             self.skip_needless();
-            self.sent = (self.answered + 1).min(self.ends.len());
+            self.sent = (self.answered + 1).min(self.envelope.ends.len());
         }
         let from = from.max(self.answered);
         if from < self.sent {
-            let start = if from == 0 { 0 } else { self.ends[from - 1].1 };
-            let text = &self.script[start..self.ends[self.sent - 1].1];
+            let start = if from == 0 {
+                0
+            } else {
+                self.envelope.ends[from - 1].1
+            };
+            let text = &self.envelope.script[start..self.envelope.ends[self.sent - 1].1];
             self.wire.output.extend_from_slice(text.as_bytes());
             self.begun = true;
         }
@@ -209,7 +292,7 @@ impl Transaction {
 
     /// Without PIPELINING nothing is asked whose answer is known already.
     fn skip_needless(&mut self) {
-        while let Some((command, _)) = self.ends.get(self.answered) {
+        while let Some((command, _)) = self.envelope.ends.get(self.answered) {
             let needless = match command {
                 Command::Rcpt(n) => {
                     // CL-17: once the peer has enough recipients, the others wait for the next transaction.
@@ -311,9 +394,11 @@ impl Transaction {
             State::Dot => Command::Dot,
             State::LoneDot => Command::Data,
             State::Content => Command::Content,
-            State::Envelope | State::Done => {
-                self.ends.get(self.answered).map_or(Command::Data, |e| e.0)
-            }
+            State::Envelope | State::Done => self
+                .envelope
+                .ends
+                .get(self.answered)
+                .map_or(Command::Data, |e| e.0),
         }
     }
 }
@@ -330,7 +415,7 @@ impl Dialogue for Transaction {
                 State::Content => return Ok(Step::Content),
                 State::Envelope => {
                     self.send();
-                    if self.answered == self.ends.len() {
+                    if self.answered == self.envelope.ends.len() {
                         self.wire.must_be_clean(Command::Data)?;
                         self.state = State::Done;
                         continue;
