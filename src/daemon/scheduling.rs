@@ -2,7 +2,7 @@
 //!
 //! A commit wakes a dozen threads, each for some microseconds of work. In the usual way each of them may push the thread
 //! that wakes it off its processor at once, and the store's writer is that thread; as batch work it finishes first what
-//! it is at. That is a tenth of the processor time of a message (tests/bench/README.md).
+//! it is at. That saves up to a tenth of the processor time of a message (tests/bench/README.md).
 
 #![cfg_attr(
     all(target_os = "linux", target_env = "gnu"),
