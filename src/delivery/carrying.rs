@@ -77,9 +77,7 @@ impl Attempt<'_> {
                 total,
                 &asides,
             );
-            if was_ahead && carried.broken.as_ref().is_some_and(lost_its_way) {
-                self.parts.step_by_step.add(host, port);
-            }
+            let mut lost_count = was_ahead && carried.broken.as_ref().is_some_and(lost_its_way);
             // DV-6: the wait for the dot's reply does not count.
             self.end = self.end.put_off(carried.waited_for_dot);
             self.feedback.reached_mail |= carried.answers.reached_mail;
@@ -104,7 +102,7 @@ impl Attempt<'_> {
                     Answer::Refused(command, reply)
                         if was_ahead && may_have_lost_count(command, reply) =>
                     {
-                        self.parts.step_by_step.add(host, port);
+                        lost_count = true;
                         here.push(*row);
                         None
                     }
@@ -151,6 +149,11 @@ impl Attempt<'_> {
                         poison: false,
                     });
                 }
+            }
+            match was_ahead {
+                true if lost_count => self.parts.step_by_step.add(host, port),
+                true => self.parts.step_by_step.remove(host, port),
+                false => {}
             }
             let rows: Vec<usize> = happened.iter().map(|one| one.row).collect();
             let taken = self.running.take(&rows);
