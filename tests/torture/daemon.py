@@ -144,8 +144,11 @@ class Daemon:
         found = {}
         pid = self.process.daemon_pid
         for tid in os.listdir("/proc/%d/task" % pid):
-            with open("/proc/%d/task/%s/comm" % (pid, tid)) as file:
-                found.setdefault(file.read().strip(), []).append(int(tid))
+            try:
+                with open("/proc/%d/task/%s/comm" % (pid, tid)) as file:
+                    found.setdefault(file.read().strip(), []).append(int(tid))
+            except (FileNotFoundError, ProcessLookupError):
+                pass  # it has ended
         return found
 
     def control(self, *lines):
