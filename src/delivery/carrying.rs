@@ -77,6 +77,10 @@ impl Attempt<'_> {
                 total,
                 &asides,
             );
+            // Nothing waits for what else this one has to try.
+            if !carried.session.as_ref().is_some_and(Session::is_ahead) {
+                self.unfollow();
+            }
             let mut lost_count = was_ahead && carried.broken.as_ref().is_some_and(lost_its_way);
             // DV-6: the wait for the dot's reply does not count.
             self.end = self.end.put_off(carried.waited_for_dot);

@@ -54,7 +54,7 @@ impl Following {
 
 impl Attempt<'_> {
     /// Takes the transaction that may follow the one that is being carried. Its commands, unless it is not for this session:
-    /// then it is carried next all the same.
+    /// then it waits for another connection.
     pub(super) fn follow(
         &self,
         transaction: &Transaction,
@@ -64,6 +64,9 @@ impl Attempt<'_> {
         let next = self.running.follow()?;
         let envelope = self.envelope(&next, transaction, requirement, scene);
         *self.following.0.borrow_mut() = Some(next);
+        if envelope.is_none() {
+            self.unfollow();
+        }
         envelope
     }
 
