@@ -21,6 +21,8 @@ want python3 python3
 want curl curl
 want jq jq
 want swaks swaks
+# swaks only recommends what it needs for TLS.
+perl -MNet::SSLeay -e 1 2>/dev/null || lacking+=(libnet-ssleay-perl)
 want msmtp msmtp
 # A relay with AUTH, and a proxy before it: tests/peers/relay.sh.
 want sasl2-bin saslpasswd2
