@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::attempt::{After, Attempt};
+use super::course::Asides;
 use super::outcome::{Break, stage, unfit};
-use super::session::{Asides, Session};
+use super::session::Session;
 use super::settle::{Accepted, Happened, Scene, settle};
 use crate::config::{Deliver, Without8BitMime};
 use crate::message::Head;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::ailing::Ailing;
+use super::known::KnownHosts;
 use super::{Parts, Pools, Registry, Tools};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, Live};
@@ -66,8 +66,8 @@ impl Fixture {
                     wake: Arc::new(|_| {}),
                 },
                 pools: Pools::new(),
-                ailing: Arc::new(Ailing::for_a_minute()),
-                step_by_step: Arc::new(Ailing::for_an_hour()),
+                ailing: Arc::new(KnownHosts::for_a_minute()),
+                step_by_step: Arc::new(KnownHosts::for_an_hour()),
                 registry: Registry::default(),
                 over,
             },

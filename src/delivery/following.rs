@@ -70,7 +70,7 @@ impl Attempt<'_> {
         envelope
     }
 
-    /// See [`Asides::unfollow`](super::session::Asides::unfollow).
+    /// See [`Asides::unfollow`](super::course::Asides::unfollow).
     pub(super) fn unfollow(&self) {
         let mut next = self.following.0.borrow_mut();
         *next = next.take().and_then(|next| self.running.unfollow(next));

@@ -5,15 +5,17 @@
 //! and settles each recipient in the store before the session goes on or is closed. What is decided is decided
 //! in `policy`.
 
-mod ailing;
 mod attempt;
 mod carrying;
 mod content;
+mod course;
 mod crew;
+mod drive;
 mod facts;
 #[cfg(test)]
 mod fixture;
 mod following;
+mod known;
 mod nowhere;
 mod opening;
 mod outcome;
@@ -44,7 +46,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use ailing::Ailing;
+use known::KnownHosts;
 
 use crate::clock::Clock;
 use crate::config::Live;
@@ -74,9 +76,9 @@ pub struct Tools {
 struct Parts {
     tools: Tools,
     pools: Pools,
-    ailing: Arc<Ailing>,
+    ailing: Arc<KnownHosts>,
     /// Hosts that did not get on with commands behind the content (RFC 2920 §3.1): they get a transaction at a time.
-    step_by_step: Arc<Ailing>,
+    step_by_step: Arc<KnownHosts>,
     registry: Registry,
     /// Disconnected at the end of the daemon: whoever waits for the store to recover gives up then.
     over: Receiver<()>,

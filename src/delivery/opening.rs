@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::drive::{drive, out_of_turn};
 use super::outcome::Break;
-use super::session::{Limits, Origin, Session, drive, out_of_turn};
+use super::session::{Limits, Origin, Session};
 use crate::net::deadline::Deadline;
 use crate::net::dial::Connection;
 use crate::net::stream::Stream;

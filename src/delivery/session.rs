@@ -1,11 +1,12 @@
-//! One SMTP session over one connection: drives the state machines of `smtp::client` under deadlines.
+//! One SMTP session over one connection: what it is good for, and its transactions one after the other.
 
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::content::Content;
+use super::course::{Asides, Course, Next};
+use super::drive::{LAST_WORDS, drive};
 use super::outcome::Break;
 use crate::config::Deliver;
 use crate::net::deadline::Deadline;
@@ -13,25 +14,12 @@ use crate::net::stream::Stream;
 use crate::policy::failure::TlsLevel;
 use crate::policy::tls::Reached;
 use crate::smtp::address::Domain;
-use crate::smtp::client::{
-    Answers, Broken, Command, Dialogue, Envelope, Mail, Rcpt, Ready, Step, Transaction,
-};
+use crate::smtp::client::{Answers, Command, Dialogue, Envelope, Mail, Rcpt, Ready};
 use crate::smtp::ehlo::Capabilities;
 use crate::smtp::sasl::Mechanism;
-use crate::smtp::serialise::Serialiser;
-use crate::spare::Spare;
-
-/// What is written at once. A small message goes out with its dot in one write.
-const BLOCK: usize = 64 * 1024;
 
 /// A time limit for content of each further 16 KiB (CL-9).
 const SIZE_PER_SECOND: u64 = 16 * 1024;
-
-/// What is still waited for after the connection failed under a write: words that are already here (CL-21).
-const LAST_WORDS: Duration = Duration::from_millis(50);
-
-/// How long what follows waits for the reply to the dot before it.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The limits of a session's stages (CFG-15).
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +51,11 @@ impl Limits {
             self.total
                 .saturating_add(Duration::from_secs(size / SIZE_PER_SECOND)),
         )
+    }
+
+    /// When the next piece of content must be out.
+    pub(super) fn content(&self, total: Deadline) -> Deadline {
+        Deadline::after(self.block).min(total)
     }
 
     /// When the reply to this command must be there. What the peer does with a whole message has a limit of its own,
@@ -117,16 +110,6 @@ pub struct Session {
     counted: Vec<Domain>,
     /// The commands of the next transaction are out (RFC 2920 §3.1): it can carry that, and nothing else.
     ahead: Option<Envelope>,
-}
-
-/// What the one whose transaction is carried is asked and told on the way.
-pub struct Asides<'a> {
-    /// All but the end of the content is out. When it fails, the dot is not sent (PRC-2, Q-26).
-    pub before_dot: &'a dyn Fn() -> Result<(), Break>,
-    /// The commands of a transaction that may go out behind the content; asked only where that is possible.
-    pub follow: &'a dyn Fn(&Transaction) -> Option<Envelope>,
-    /// What follows had better not wait any longer for the reply to this dot: it will not be carried by this session.
-    pub unfollow: &'a dyn Fn(),
 }
 
 /// A transaction that was carried as far as it went.
@@ -260,15 +243,7 @@ impl Session {
                 waited_for_dot: Duration::ZERO,
             };
         };
-        let mut course = Course {
-            stream: &mut self.stream,
-            transaction: &mut transaction,
-            limits,
-            total,
-            begun: false,
-            waited_for_dot: Duration::ZERO,
-            next: Next::Nothing,
-        };
+        let mut course = Course::new(&mut self.stream, &mut transaction, limits, total);
         let broken = course.run(content, asides).err();
         let (waited_for_dot, next) = (course.waited_for_dot, course.next);
         let (answers, ready) = transaction.end();
@@ -341,279 +316,6 @@ impl Session {
         let quit = std::mem::take(&mut quitting.wire().output);
         let _ = self.stream.write_all(&quit, Deadline::after(LAST_WORDS));
         self.stream.close();
-    }
-}
-
-/// A transaction on its way through a connection.
-struct Course<'a> {
-    stream: &'a mut Stream,
-    transaction: &'a mut Transaction,
-    limits: &'a Limits,
-    total: Deadline,
-    /// Some of the content is out.
-    begun: bool,
-    /// How long the reply to the dot was waited for.
-    waited_for_dot: Duration,
-    next: Next,
-}
-
-/// What went out behind the content.
-enum Next {
-    Nothing,
-    /// The commands of the next transaction.
-    Out(Envelope),
-    /// The same, and nobody will go on with it on this session.
-    Forsaken,
-}
-
-impl Course<'_> {
-    fn run(&mut self, content: &Content, asides: &Asides<'_>) -> Result<(), Break> {
-        let (limits, total) = (self.limits, self.total);
-        let time = |command| limits.reply(command, total);
-        let step = drive(self.stream, self.transaction, &time)?;
-        if step != Step::Content {
-            return Ok(());
-        }
-        // What follows a large one would wait for it.
-        let follows = self.transaction.may_be_followed() && content.size() <= BLOCK as u64;
-        let next = follows.then(|| (asides.follow)(self.transaction)).flatten();
-        match self.send_content(content, next.as_ref(), asides.before_dot) {
-            Ok(true) => self.transaction.content_sent(),
-            // The peer has answered; the content has no end, so the session is over.
-            Ok(false) => return Err(Break::Eof(Command::Content)),
-            Err(why) => {
-                return match self.last_words() {
-                    Ok(true) => Err(Break::Eof(Command::Content)),
-                    _ => Err(why),
-                };
-            }
-        }
-        let sent = Instant::now();
-        let result = match next {
-            None => drive(self.stream, self.transaction, &time),
-            Some(next) => {
-                self.next = Next::Out(next);
-                self.await_dot(&time, asides.unfollow)
-            }
-        };
-        self.waited_for_dot = sent.elapsed();
-        result.map(|_| ())
-    }
-
-    /// Waits for the reply to the dot, and before long for it alone.
-    fn await_dot(
-        &mut self,
-        time: &dyn Fn(Command) -> Deadline,
-        unfollow: &dyn Fn(),
-    ) -> Result<Step, Break> {
-        let (soon, dot) = (Deadline::after(PATIENCE), time(Command::Dot));
-        match drive(self.stream, self.transaction, &|_| soon.min(dot)) {
-            Err(Break::Io(_, error))
-                if error.kind() == io::ErrorKind::TimedOut && !dot.is_over() =>
-            {
-                self.next = Next::Forsaken;
-                unfollow();
-                drive(self.stream, self.transaction, &|_| dot)
-            }
-            result => result,
-        }
-    }
-
-    /// Sends the content, its end, and what follows it. `Ok(false)`: the peer answered before it was all out (CL-21).
-    fn send_content(
-        &mut self,
-        content: &Content,
-        next: Option<&Envelope>,
-        before_dot: &dyn Fn() -> Result<(), Break>,
-    ) -> Result<bool, Break> {
-        let mut serialiser = Serialiser::new();
-        let mut pieces = content.read().map_err(Break::Content)?;
-        let mut block = Spare::take();
-        block.clear();
-        block.reserve(BLOCK.min(content.size() as usize + 64));
-        let mut spare = Vec::new();
-        while let Some(piece) = pieces.next_piece().map_err(Break::Content)? {
-            let piece = serialiser.piece(piece, &mut spare);
-            if block.len() + piece.len() > BLOCK {
-                // What is collected, then the rest without a further copy, but for a last part that the dot joins.
-                if !self.write(&block, block.len())? {
-                    return Ok(false);
-                }
-                block.clear();
-                let whole = piece.len() - piece.len() % BLOCK;
-                for part in piece[..whole].chunks(BLOCK) {
-                    if !self.write(part, part.len())? {
-                        return Ok(false);
-                    }
-                }
-                block.extend_from_slice(&piece[whole..]);
-            } else {
-                block.extend_from_slice(piece);
-            }
-        }
-        block.extend_from_slice(serialiser.finish());
-        let end = block.len();
-        if let Some(next) = next {
-            block.extend_from_slice(next.commands());
-        }
-        before_dot()?;
-        Ok(self.write(&block, end)?
-            && self
-                .stream
-                .write_all(&[], self.total)
-                .map(|()| true)
-                .map_err(|e| Break::Io(Command::Content, e))?)
-    }
-
-    /// Writes one block, reading beside it up to `end`, where the content ends that it is of. `Ok(false)`: the peer has
-    /// answered.
-    fn write(&mut self, block: &[u8], end: usize) -> Result<bool, Break> {
-        let io = |error| Break::Io(Command::Content, error);
-        let deadline = Deadline::after(self.limits.block).min(self.total);
-        let mut sent = 0;
-        while sent < end {
-            // The first part goes out without asking: nothing is in flight, so the system takes some of it at once,
-            // and of a small message nearly always all.
-            let (readable, writable) = if std::mem::replace(&mut self.begun, true) {
-                self.stream.wait(true, deadline).map_err(io)?
-            } else {
-                (false, true)
-            };
-            if readable && self.hear(deadline)? {
-                return Ok(false);
-            }
-            if writable {
-                sent += self.stream.write(&block[sent..], deadline).map_err(io)?;
-            }
-        }
-        // The dot is out, and what the peer says now is its reply. Whether the connection still works shows when that is
-        // read: a fault here must not make anybody believe that the dot was not sent.
-        if sent < block.len() {
-            let _ = self.stream.write_all(&block[sent..], deadline);
-        }
-        Ok(true)
-    }
-
-    /// Reads what is there; whether it completes a reply.
-    fn hear(&mut self, deadline: Deadline) -> Result<bool, Break> {
-        let mut buffer = [0; 4096];
-        let n = self
-            .stream
-            .read(&mut buffer, deadline)
-            .map_err(|error| Break::Io(Command::Content, error))?;
-        if n == 0 {
-            return Err(Break::Eof(Command::Content));
-        }
-        self.transaction.wire().push(&buffer[..n]);
-        Ok(self.transaction.early_reply()?)
-    }
-
-    /// After a failed write: what the peer said before it went away (CL-15, CL-21).
-    fn last_words(&mut self) -> Result<bool, Break> {
-        while self.stream.has_unread() {
-            if self.hear(Deadline::after(LAST_WORDS))? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-}
-
-/// Carries a dialogue on until it needs more than replies, or is over.
-pub(super) fn drive(
-    stream: &mut Stream,
-    dialogue: &mut impl Dialogue,
-    time: &dyn Fn(Command) -> Deadline,
-) -> Result<Step, Break> {
-    let mut awaited: Option<(u64, Deadline)> = None;
-    // The connection failed under a write; what the peer said before is still read.
-    let mut failed: Option<io::Error> = None;
-    // Most replies are short, and a long one comes in parts.
-    let mut buffer = [0; 2048];
-    loop {
-        let command = match dialogue.advance()? {
-            Step::Begin(command) => {
-                if !dialogue.wire().is_clean() {
-                    return Err(Broken::out_of_step(command).into());
-                }
-                if stream.has_unread() {
-                    return Err(out_of_turn(stream, dialogue, command));
-                }
-                continue;
-            }
-            Step::Await(command) => command,
-            step => return Ok(step),
-        };
-        // One limit for each reply (CL-9): it begins when the reply before it is complete.
-        let replies = dialogue.wire().replies();
-        let deadline = match awaited {
-            Some((of, deadline)) if of == replies => deadline,
-            _ => awaited.insert((replies, time(command))).1,
-        };
-        let output = std::mem::take(&mut dialogue.wire().output);
-        if !output.is_empty()
-            && let Err(error) = send(stream, dialogue, &output, deadline)
-        {
-            failed = Some(error);
-        }
-        if let Some(error) = failed.take() {
-            if !stream.has_unread() {
-                return Err(Break::Io(command, error));
-            }
-            failed = Some(error);
-        } else if !output.is_empty() && !dialogue.wire().is_clean() {
-            // Something came beside the sending.
-            continue;
-        }
-        match stream.read(&mut buffer, deadline) {
-            Ok(0) => return Err(Break::Eof(command)),
-            Ok(n) => dialogue.wire().push(&buffer[..n]),
-            Err(error) => return Err(Break::Io(command, error)),
-        }
-    }
-}
-
-/// Sends commands with reading beside writing, so that a peer that answers before it has read all cannot lock both
-/// sides up (CL-14, RFC 2920 §3.1).
-fn send(
-    stream: &mut Stream,
-    dialogue: &mut impl Dialogue,
-    output: &[u8],
-    deadline: Deadline,
-) -> io::Result<()> {
-    // Nothing is in flight, so the system takes at least a part at once.
-    let mut sent = stream.write(output, deadline)?;
-    while sent < output.len() {
-        let (readable, writable) = stream.wait(true, deadline)?;
-        if readable {
-            let mut buffer = [0; 8192];
-            let n = stream.read(&mut buffer, deadline)?;
-            if n == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            dialogue.wire().push(&buffer[..n]);
-        }
-        if writable {
-            sent += stream.write(&output[sent..], deadline)?;
-        }
-    }
-    Ok(())
-}
-
-/// Something waits where nothing may: the end of the connection, or words that no command asked for (CL-7).
-pub(super) fn out_of_turn(
-    stream: &mut Stream,
-    dialogue: &mut impl Dialogue,
-    command: Command,
-) -> Break {
-    let mut buffer = [0; 512];
-    match stream.read(&mut buffer, Deadline::after(LAST_WORDS)) {
-        Ok(0) => Break::Eof(command),
-        Err(error) => Break::Io(command, error),
-        Ok(n) => {
-            dialogue.wire().push(&buffer[..n]);
-            Break::Said(Broken::out_of_step(command))
-        }
     }
 }
 

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-use super::ailing::Ailing;
 use super::attempt::{self, Left};
 use super::crew::{self, Crew};
 use super::following::{Following, Given, Handed};
+use super::known::KnownHosts;
 use super::nowhere;
 use super::outcome::{Break, local};
 use super::running::{Begun, Hung, Running};
@@ -51,8 +51,8 @@ impl Workers {
         let parts = Parts {
             tools,
             pools: Pools::new(),
-            ailing: Arc::new(Ailing::for_a_minute()),
-            step_by_step: Arc::new(Ailing::for_an_hour()),
+            ailing: Arc::new(KnownHosts::for_a_minute()),
+            step_by_step: Arc::new(KnownHosts::for_an_hour()),
             registry: Registry::default(),
             over: over.clone(),
         };

@@ -80,7 +80,7 @@ postfix_bench_start() {
     "relayhost = [127.0.0.1]:$WORLD_PORT"
   ROOT_PID[postfix]=$(tr -d ' ' <"$D/postfix/spool/pid/master.pid")
   FLUSH[postfix]="postqueue -c $D/postfix/etc -f"
-  VERSION[postfix]="Postfix $(postconf -h mail_version)"
+  VERSION[postfix]="Postfix $(postconf -dh mail_version)"
 }
 
 # chasquid_start: it has no relaying by address and no smarthost. So world.test is a local domain whose ann is an alias of

@@ -24,6 +24,11 @@ struct Peer {
 impl Peer {
     /// Takes the next connection as far as MAIL.
     fn accept(listener: &TcpListener) -> Peer {
+        Peer::announcing(listener, "")
+    }
+
+    /// The same, with more lines of what it can.
+    fn announcing(listener: &TcpListener, more: &str) -> Peer {
         let (stream, _) = listener.accept().unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut peer = Peer {
@@ -32,7 +37,9 @@ impl Peer {
         };
         peer.say("220 relay.test\r\n");
         peer.hear("\r\n");
-        peer.say("250-relay.test\r\n250-PIPELINING\r\n250 ENHANCEDSTATUSCODES\r\n");
+        peer.say(&format!(
+            "250-relay.test\r\n{more}250-PIPELINING\r\n250 ENHANCEDSTATUSCODES\r\n"
+        ));
         peer
     }
 
@@ -108,6 +115,11 @@ struct Scene {
 
 impl Scene {
     fn new(connections: usize) -> Scene {
+        Scene::of(connections, |_| "hello\n".to_owned())
+    }
+
+    /// With these bodies, by number.
+    fn of(connections: usize, body: impl Fn(usize) -> String) -> Scene {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let more = format!(
@@ -118,7 +130,7 @@ impl Scene {
         let clock = Clock::manual(Timestamp::from_secs(1_790_000_000));
         let daemon = TestDaemon::start_with(clock, &more);
         let submit = |number| {
-            let content = format!("Subject: {number}\n\nhello\n");
+            let content = format!("Subject: {number}\n\n{}", body(number));
             let to = format!("r{number}@dest.test");
             daemon.submit("ann@here.test", &[&to], &content)
         };
@@ -305,4 +317,38 @@ fn what_follows_takes_another_connection_when_the_reply_to_the_dot_lets_itself_b
     slow.say(&format!("{KEPT}{ENVELOPE}"));
     assert!(slow.is_over());
     scene.daemon.stop();
+}
+
+// RFC 1870 §6.1, promise 2: what is not for this session waits for nothing that happens on it
+#[test]
+fn what_is_too_large_to_follow_comes_to_its_end_while_the_message_before_waits_for_its_reply() {
+    const SMALL: usize = 8;
+    let scene = Scene::of(2, |number| match number <= SMALL {
+        true => "hello\n".to_owned(),
+        false => "a line of a message that is too large\n".repeat(200),
+    });
+    let size = "250-SIZE 5000\r\n";
+    let mut slow = Peer::announcing(&scene.listener, size);
+    let mut other = Peer::announcing(&scene.listener, size);
+    for _ in 1..SMALL / 2 {
+        slow.take();
+        other.take();
+    }
+    // The last two that are small are under way, and two that are not are claimed behind them.
+    slow.envelope();
+    other.envelope();
+    scene.until("state=claimed", 4);
+    slow.say(ENVELOPE);
+    slow.content();
+    assert!(!slow.goes_on(), "{:?}", slow.heard);
+    other.say(ENVELOPE);
+    other.content();
+    other.say(KEPT);
+    // Nothing is said to the dot of the one. All others come to their end meanwhile.
+    scene.until("", 1);
+    slow.say(KEPT);
+    scene.ends_with(&[
+        (DELIVERED, SMALL),
+        ("\"failed\",error=\"protocol\"", COUNT - SMALL),
+    ]);
 }
