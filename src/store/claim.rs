@@ -140,17 +140,16 @@ impl Writer<'_> {
     ) -> Result<bool, Fault> {
         let row = row_id(request.id, number);
         let (now, next) = (self.now().millis(), next_attempt.millis());
-        // state and attempts are read again by the statement that claims.
+        // state and attempts are read again in the transaction that claims.
         let destination: Option<i64> = self
             .sql
-            .claim
-            .query_row(params![row, request.attempts, now, next, counted], |row| {
-                row.get(0)
-            })
+            .claimable
+            .query_row(params![row, request.attempts], |row| row.get(0))
             .optional()?;
         let Some(destination) = destination else {
             return Ok(false);
         };
+        self.sql.claim.execute(params![row, now, next, counted])?;
         self.touched.insert(destination);
         self.tally.queued -= 1;
         self.tally.claimed += 1;
