@@ -20,6 +20,7 @@ pub mod config;
 pub mod daemon;
 pub mod delivery;
 pub mod dispatch;
+pub mod feed;
 pub mod front;
 pub mod heap;
 pub mod log;

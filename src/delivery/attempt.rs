@@ -9,9 +9,10 @@ use super::content::Content;
 use super::following::{Following, Given, Handed};
 use super::nowhere;
 use super::outcome::{content_failure, local};
+use super::parting::Parting;
 use super::running::Running;
 use super::session::{Limits, Session};
-use super::settle::{Happened, Scene, give_back, settle};
+use super::settle::{Happened, Judged, Scene, give_back, settle};
 use crate::config::{Config, Line, Relay, TransportKind};
 use crate::dispatch::{Feedback, MxHosts, PushBack};
 use crate::message::RequireTls;
@@ -65,6 +66,12 @@ pub(super) struct Attempt<'a> {
     pub(super) following: &'a Following,
     /// The session on which the commands of that one are out.
     pub(super) handed_on: Option<Handed>,
+    /// Its session may wait for the commit without its worker, for it can be kept.
+    pub(super) may_part: bool,
+    /// Outcomes that are to be recorded once nothing else is left to do.
+    pub(super) judged: Option<Judged>,
+    /// The same with the session that waits for it.
+    pub(super) parting: Option<Parting>,
     /// A host refused us while it had others of our sessions.
     crowded: bool,
 }
@@ -78,6 +85,8 @@ pub(super) struct Left {
     pub quitting: Vec<Session>,
     /// The session on which the commands of the transaction that follows are out.
     pub handed: Option<Handed>,
+    /// All were delivered, and it is yet to be recorded.
+    pub parting: Option<Parting>,
 }
 
 /// How a session came out of the transactions at one host.
@@ -204,6 +213,9 @@ pub(super) fn attempt(parts: &Parts, running: &Running, given: Given<'_>) -> Lef
         handed: given.handed,
         following: given.following,
         handed_on: None,
+        may_part: false,
+        judged: None,
+        parting: None,
         crowded: false,
     };
     let mut quitting = Vec::new();
@@ -238,6 +250,7 @@ pub(super) fn attempt(parts: &Parts, running: &Running, given: Given<'_>) -> Lef
         feedback: attempt.feedback,
         quitting,
         handed: attempt.handed_on,
+        parting: attempt.parting,
     }
 }
 

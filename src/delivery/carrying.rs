@@ -6,7 +6,7 @@ use super::attempt::{After, Attempt};
 use super::course::Asides;
 use super::outcome::{Break, stage, unfit};
 use super::session::Session;
-use super::settle::{Accepted, Happened, Scene, settle};
+use super::settle::{Accepted, Happened, Judged, Scene};
 use crate::config::{Deliver, Without8BitMime};
 use crate::message::Head;
 use crate::metrics::RequireTlsResult;
@@ -163,8 +163,17 @@ impl Attempt<'_> {
             let rows: Vec<usize> = happened.iter().map(|one| one.row).collect();
             let taken = self.running.take(&rows);
             happened.retain(|one| taken.contains(&one.row));
-            settle(self.parts, self.running, happened);
-            self.running.dot_answered();
+            let judged = Judged::new(self.parts, self.running, happened);
+            let kept = carried.session.as_ref().is_some_and(|kept| {
+                !kept.is_ahead() && kept.may_carry_more(self.config.deliver_of(&self.line))
+            });
+            let nothing_left = here.is_empty() && self.pending.is_empty();
+            if self.may_part && kept && nothing_left && judged.are_deliveries() {
+                self.judged = Some(judged);
+            } else {
+                judged.commit(self.parts, self.running);
+                self.running.dot_answered();
+            }
             match carried.session {
                 Some(kept) => session = kept,
                 None => {

@@ -13,8 +13,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::RecvTimeoutError;
 
+use crate::feed::Taker;
 use crate::heap;
 use crate::log::Line;
 use crate::net::deadline::Deadline;
@@ -36,7 +37,7 @@ pub(super) struct Crew<T>(Arc<Shared<T>>);
 
 struct Shared<T> {
     name: &'static str,
-    jobs: Receiver<T>,
+    jobs: Taker<T>,
     work: Box<Work<T>>,
     pace: Duration,
     start: Box<Start>,
@@ -68,7 +69,7 @@ impl<T: Send + 'static> Crew<T> {
     pub(super) fn start(
         name: &'static str,
         most: usize,
-        jobs: Receiver<T>,
+        jobs: Taker<T>,
         work: impl Fn(&str, T) + Send + Sync + 'static,
     ) -> io::Result<Crew<T>> {
         let start = |name, life: Box<dyn FnOnce() + Send>| {
@@ -80,7 +81,7 @@ impl<T: Send + 'static> Crew<T> {
     fn start_with(
         name: &'static str,
         most: usize,
-        jobs: Receiver<T>,
+        jobs: Taker<T>,
         work: impl Fn(&str, T) + Send + Sync + 'static,
         pace: Duration,
         start: impl Fn(String, Box<dyn FnOnce() + Send>) -> io::Result<()> + Send + Sync + 'static,
@@ -188,7 +189,7 @@ impl<T: Send + 'static> Shared<T> {
     fn live(self: &Arc<Self>, number: usize, name: &str) {
         let mut worked = false;
         loop {
-            match self.jobs.recv_timeout(self.pace) {
+            match self.jobs.take_timeout(self.pace) {
                 Ok(job) => {
                     worked = true;
                     let mut state = self.lock();
@@ -228,13 +229,14 @@ impl<T: Send + 'static> Shared<T> {
 mod tests {
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-    use crossbeam_channel::{Sender, bounded, unbounded};
+    use crossbeam_channel::{Receiver, Sender, unbounded};
 
     use super::*;
+    use crate::feed::{Giver, feed};
 
     /// A crew whose jobs say that they have begun and end when they may.
     struct Scene {
-        jobs: Sender<u32>,
+        jobs: Giver<u32>,
         begun: Receiver<u32>,
         release: Sender<()>,
         no_threads: Arc<AtomicBool>,
@@ -242,7 +244,7 @@ mod tests {
     }
 
     fn scene(most: usize) -> Scene {
-        let (jobs, taken) = unbounded();
+        let (jobs, taken) = feed(100);
         let (begins, begun) = unbounded();
         let (release, held) = unbounded();
         let no_threads = Arc::new(AtomicBool::new(false));
@@ -269,7 +271,7 @@ mod tests {
 
     impl Scene {
         fn send(&self, jobs: std::ops::Range<u32>) {
-            jobs.for_each(|job| self.jobs.send(job).unwrap());
+            jobs.for_each(|job| self.jobs.try_send(job).unwrap());
         }
 
         /// So many begin; which ones is chance.
@@ -350,7 +352,7 @@ mod tests {
         scene.release(5);
         scene.end();
 
-        let (_jobs, taken) = bounded::<u32>(1);
+        let (_jobs, taken) = feed::<u32>(1);
         let start = |_, _| Err(io::ErrorKind::WouldBlock.into());
         assert!(Crew::start_with("test", 8, taken, |_, _| {}, PACE, start).is_err());
     }
@@ -358,7 +360,7 @@ mod tests {
     // PRC-4, PRC-7: threads end and start again as fast as they can, and no job is left without one.
     #[test]
     fn no_job_is_left_alone_whenever_threads_end() {
-        let (jobs, taken) = unbounded();
+        let (jobs, taken) = feed(100);
         let done = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&done);
         let work = move |_: &str, _: usize| {
@@ -369,7 +371,7 @@ mod tests {
         };
         let crew = Crew::start_with("test", 8, taken, work, Duration::ZERO, start).unwrap();
         for round in 1..=200 {
-            (0..8).for_each(|job| jobs.send(job).unwrap());
+            (0..8).for_each(|job| jobs.try_send(job).unwrap());
             let long = Deadline::after(Duration::from_secs(20));
             while done.load(Ordering::Relaxed) < 8 * round {
                 assert!(!long.is_over());

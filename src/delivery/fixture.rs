@@ -18,7 +18,7 @@ use crate::store::{
 use crate::testing::TempDir;
 
 pub struct Fixture {
-    pub parts: Parts,
+    pub parts: Arc<Parts>,
     pub clock: Clock,
     id: QueueId,
     _directory: TempDir,
@@ -56,7 +56,7 @@ impl Fixture {
             .unwrap();
         let (_over, over) = crossbeam_channel::bounded(0);
         Fixture {
-            parts: Parts {
+            parts: Arc::new(Parts {
                 tools: Tools {
                     store,
                     network: Network::new(live.clone(), clock.clone()),
@@ -70,7 +70,7 @@ impl Fixture {
                 step_by_step: Arc::new(KnownHosts::for_an_hour()),
                 registry: Registry::default(),
                 over,
-            },
+            }),
             clock,
             id,
             _directory: directory,

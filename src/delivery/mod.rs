@@ -19,6 +19,7 @@ mod known;
 mod nowhere;
 mod opening;
 mod outcome;
+mod parting;
 mod pool;
 mod probe;
 mod redial;

@@ -6,13 +6,14 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::outcome::Break;
 use crate::clock::{Clock, Timestamp};
 use crate::dispatch::{MxHosts, Permit, Transaction};
 use crate::message::{Head, QueueId};
+use crate::net::deadline::Deadline;
 use crate::policy::failure::Stage;
 use crate::store::{Mark, RecipientRow, Store};
 
@@ -330,7 +331,14 @@ impl Running {
 
 /// All transactions under way. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Registry(Arc<Mutex<Entries>>);
+pub struct Registry(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    entries: Mutex<Entries>,
+    /// The last one has left.
+    empty: Condvar,
+}
 
 #[derive(Debug, Default)]
 struct Entries {
@@ -350,7 +358,11 @@ pub struct Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         self.running.let_go_of_mark();
-        self.registry.lock().running.remove(&self.number);
+        let mut entries = self.registry.lock();
+        entries.running.remove(&self.number);
+        if entries.running.is_empty() {
+            self.registry.0.empty.notify_all();
+        }
     }
 }
 
@@ -382,7 +394,21 @@ pub struct Hung {
 
 impl Registry {
     fn lock(&self) -> MutexGuard<'_, Entries> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        let entries = self.0.entries.lock();
+        entries.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until there is none. `false`: there still are some at `deadline`.
+    pub fn wait(&self, deadline: Deadline) -> bool {
+        let mut entries = self.lock();
+        while !entries.running.is_empty() {
+            let Ok(left) = deadline.remaining() else {
+                return false;
+            };
+            let waited = self.0.empty.wait_timeout(entries, left);
+            entries = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
     }
 
     /// Enters a transaction. After a cut it is entered as cut, and the caller gives it back untried.

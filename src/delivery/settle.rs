@@ -11,6 +11,7 @@ use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::dispatch::Wake;
 use crate::log::Line;
+use crate::message::RecipientId;
 use crate::metrics::Fault;
 use crate::policy::failure::{Attempt, Cause, Failure, Scope, Stage, TlsLevel, Verdict};
 use crate::policy::notice;
@@ -71,91 +72,138 @@ pub(super) struct Happened {
 /// Records outcomes of rows that the caller has taken from the registry; returns after the commit. A store that
 /// is full or busy for now is asked again until it takes them or closes: what was delivered must be recorded (ST-7).
 pub(super) fn settle(parts: &Parts, running: &Running, happened: Vec<Happened>) {
-    if happened.is_empty() {
-        return;
-    }
-    let config = parts.live.get();
-    let now = parts.clock.now();
-    let dialled = running.addresses();
-    let mut lines = Vec::new();
-    let mut doubtful = Vec::new();
-    let mut settlement = Settlement {
-        id: running.head.id,
-        outcomes: Vec::new(),
-    };
-    let mut given_back: Vec<(u32, Timestamp, String)> = Vec::new();
-    let mut due: Vec<(DestinationKey, Timestamp)> = Vec::new();
-    for one in happened {
-        let row = &running.rows[one.row];
-        let counted = is_attempt(&one, &dialled);
-        let routed = next_way(&config, running, one.row, counted);
-        let terms = Terms::between(&config, &running.head, &running.transport, routed.name);
-        let verdict = judge(&terms, running, &one, now, counted);
-        let destination = routed.destination;
-        let attempt = record(running, &one, &dialled);
-        if attempt.may_be_sent_twice {
-            doubtful.push(row.id);
+    Judged::new(parts, running, happened).commit(parts, running);
+}
+
+/// Outcomes with what becomes of them, on their way to the store.
+pub(super) struct Judged {
+    now: Timestamp,
+    settlement: Arc<Settlement>,
+    /// Recipients that may get a second copy.
+    doubtful: Vec<RecipientId>,
+    /// Recipients of which it was no attempt: until when, and why.
+    given_back: Vec<(u32, Timestamp, String)>,
+    /// Groups that have something due.
+    due: Vec<(DestinationKey, Timestamp)>,
+    lines: Vec<Trail>,
+}
+
+impl Judged {
+    pub(super) fn new(parts: &Parts, running: &Running, happened: Vec<Happened>) -> Judged {
+        let config = parts.live.get();
+        let now = parts.clock.now();
+        let dialled = running.addresses();
+        let mut lines = Vec::with_capacity(happened.len());
+        let mut doubtful = Vec::new();
+        let mut settlement = Settlement {
+            id: running.head.id,
+            outcomes: Vec::new(),
+        };
+        let mut given_back: Vec<(u32, Timestamp, String)> = Vec::new();
+        let mut due: Vec<(DestinationKey, Timestamp)> = Vec::new();
+        for one in happened {
+            let row = &running.rows[one.row];
+            let counted = is_attempt(&one, &dialled);
+            let routed = next_way(&config, running, one.row, counted);
+            let terms = Terms::between(&config, &running.head, &running.transport, routed.name);
+            let verdict = judge(&terms, running, &one, now, counted);
+            let destination = routed.destination;
+            let attempt = record(running, &one, &dialled);
+            if attempt.may_be_sent_twice {
+                doubtful.push(row.id);
+            }
+            lines.push(Trail::new(running, &one, &attempt, verdict, now));
+            if let Verdict::Deferred { next } = verdict {
+                due.push((destination.clone(), next));
+                if !counted {
+                    let why = format!("{} {}", attempt.status, attempt.text);
+                    given_back.push((row.id.number, next, why));
+                    continue;
+                }
+            }
+            settlement.outcomes.push(Outcome {
+                number: row.id.number,
+                verdict,
+                destination,
+                attempt,
+                delay_due: notice::next_delay_of(&terms, &running.head, row.delay_told),
+                unconfirmed: row.recipient.notify.success
+                    && one.result.as_ref().is_ok_and(|accepted| !accepted.confirms),
+                poison: one.poison,
+            });
         }
-        lines.push(Trail::new(running, &one, &attempt, verdict, now));
-        if let Verdict::Deferred { next } = verdict {
-            due.push((destination.clone(), next));
-            if !counted {
-                let why = format!("{} {}", attempt.status, attempt.text);
-                given_back.push((row.id.number, next, why));
-                continue;
+        given_back.sort_by(|a, b| (a.1, &a.2).cmp(&(b.1, &b.2)));
+        Judged {
+            now,
+            settlement: Arc::new(settlement),
+            doubtful,
+            given_back,
+            due,
+            lines,
+        }
+    }
+
+    /// Whether all have been delivered, so that there is nothing else to do than to record it.
+    pub(super) fn are_deliveries(&self) -> bool {
+        let outcomes = &self.settlement.outcomes;
+        let mut verdicts = outcomes.iter().map(|outcome| outcome.verdict);
+        !outcomes.is_empty()
+            && self.given_back.is_empty()
+            && verdicts.all(|verdict| verdict == Verdict::Delivered)
+    }
+
+    /// What the store is asked to record.
+    pub(super) fn settlement(&self) -> Arc<Settlement> {
+        Arc::clone(&self.settlement)
+    }
+
+    /// Records it, and says so. Asks until the store takes it or never will.
+    pub(super) fn commit(self, parts: &Parts, running: &Running) {
+        tell_doubt(&self.doubtful);
+        let id = self.settlement.id;
+        let mut settled = Settled::default();
+        let mut add = |more: Settled| {
+            settled.finished |= more.finished;
+            settled.overruled.extend(more.overruled);
+        };
+        if !self.settlement.outcomes.is_empty() {
+            // It may be asked for again.
+            match persist(parts, running, || {
+                parts.store.settle(Arc::clone(&self.settlement))
+            }) {
+                Some(outcome) => add(outcome),
+                None => return,
             }
         }
-        settlement.outcomes.push(Outcome {
-            number: row.id.number,
-            verdict,
-            destination,
-            attempt,
-            delay_due: notice::next_delay_of(&terms, &running.head, row.delay_told),
-            unconfirmed: row.recipient.notify.success
-                && one.result.as_ref().is_ok_and(|accepted| !accepted.confirms),
-            poison: one.poison,
-        });
-    }
-    let id = settlement.id;
-    tell_doubt(&doubtful);
-    let mut settled = Settled::default();
-    let mut add = |more: Settled| {
-        settled.finished |= more.finished;
-        settled.overruled.extend(more.overruled);
-    };
-    if !settlement.outcomes.is_empty() {
-        // It may be asked for again.
-        let settlement = Arc::new(settlement);
-        match persist(parts, running, || {
-            parts.store.settle(Arc::clone(&settlement))
-        }) {
-            Some(outcome) => add(outcome),
-            None => return,
+        for group in self.given_back.chunk_by(|a, b| (a.1, &a.2) == (b.1, &b.2)) {
+            let numbers: Vec<u32> = group.iter().map(|(number, ..)| *number).collect();
+            let (_, next, why) = &group[0];
+            let put_back = persist(parts, running, || {
+                parts.store.unclaim(id, &numbers, *next, Some(why))
+            });
+            match put_back {
+                Some(outcome) => add(outcome),
+                None => return,
+            }
         }
-        count(parts, &settlement);
+        self.recorded(parts, running, &settled);
     }
-    given_back.sort_by(|a, b| (a.1, &a.2).cmp(&(b.1, &b.2)));
-    for group in given_back.chunk_by(|a, b| (a.1, &a.2) == (b.1, &b.2)) {
-        let numbers: Vec<u32> = group.iter().map(|(number, ..)| *number).collect();
-        let (_, next, why) = &group[0];
-        let put_back = persist(parts, running, || {
-            parts.store.unclaim(id, &numbers, *next, Some(why))
-        });
-        match put_back {
-            Some(outcome) => add(outcome),
-            None => return,
+
+    /// It is on disk: counts and tells it.
+    pub(super) fn recorded(self, parts: &Parts, running: &Running, settled: &Settled) {
+        count(parts, &self.settlement);
+        for trail in self.lines {
+            let number = trail.number;
+            let overruled = settled.overruled.iter().find(|(at, _)| *at == number);
+            trail.write(overruled.map(|(_, state)| *state));
         }
-    }
-    for trail in lines {
-        let number = trail.number;
-        let overruled = settled.overruled.iter().find(|(at, _)| *at == number);
-        trail.write(overruled.map(|(_, state)| *state));
-    }
-    tell_done(running, &settled, now);
-    due.sort();
-    due.dedup();
-    for (destination, at) in due {
-        (parts.wake)(Wake::Due(destination, at));
+        tell_done(running, settled, self.now);
+        let mut due = self.due;
+        due.sort();
+        due.dedup();
+        for (destination, at) in due {
+            (parts.wake)(Wake::Due(destination, at));
+        }
     }
 }
 
@@ -351,13 +399,9 @@ fn persist<T>(
             Ok(answer) => return Some(answer),
             Err(error) => error,
         };
-        let passing = matches!(error, StoreError::Full(_) | StoreError::Busy);
+        let passing = is_passing(&error);
         if !passing || !told {
-            let line = Line::new("unsettled")
-                .key("qid", running.head.id)
-                .key("result", if passing { "waiting" } else { "in-doubt" })
-                .peer("text", &error.to_string());
-            line.error();
+            tell_unsettled(running, &error);
             told = true;
         }
         if !passing || !parts.pause(SETTLE_AGAIN) {
@@ -365,6 +409,27 @@ fn persist<T>(
             return None;
         }
     }
+}
+
+/// Whether it is worth asking again (ST-7).
+pub(super) fn is_passing(error: &StoreError) -> bool {
+    matches!(error, StoreError::Full(_) | StoreError::Busy)
+}
+
+/// The store did not take an outcome.
+pub(super) fn tell_unsettled(running: &Running, error: &StoreError) {
+    let line = Line::new("unsettled")
+        .key("qid", running.head.id)
+        .key(
+            "result",
+            if is_passing(error) {
+                "waiting"
+            } else {
+                "in-doubt"
+            },
+        )
+        .peer("text", &error.to_string());
+    line.error();
 }
 
 /// How long a store that cannot take an outcome is left alone.

@@ -9,6 +9,7 @@ use super::attempt::{After, Attempt};
 use super::following::Handed;
 use super::opening::{NotOpened, Security};
 use super::outcome::Break;
+use super::parting::Parting;
 use super::pool::{Key, Place};
 use super::session::Session;
 use super::settle::{Scene, give_back};
@@ -163,11 +164,20 @@ impl Attempt<'_> {
             }
             let reused = scene.reused;
             let at = (&host.name, host.port);
+            // A session in clear that TLS was meant for is nobody else's (CL-25).
+            let shared = options.starttls == as_wanted;
+            let deliver = self.config.deliver_of(&self.line);
+            self.may_part = shared && !deliver.idle_session.get().is_zero();
             match self.carry(session, at, &requirement, &mut here, scene, total) {
                 After::Kept(session) => {
-                    // A session in clear that TLS was meant for is nobody else's (CL-25).
-                    let shared = options.starttls == as_wanted;
-                    if session.is_ahead() {
+                    if let Some(judged) = self.judged.take() {
+                        self.feedback.kept = true;
+                        self.parting = Some(Parting {
+                            judged,
+                            session,
+                            place,
+                        });
+                    } else if session.is_ahead() {
                         self.hand_on(session, key, place, shared);
                     } else {
                         self.put_away(session, place, shared, quitting);

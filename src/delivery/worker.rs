@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
 use super::attempt::{self, Left};
 use super::crew::{self, Crew};
@@ -21,6 +21,7 @@ use super::settle::{Happened, Scene, give_back, settle};
 use super::{Parts, Pools, Registry, Tools};
 use crate::config::Config;
 use crate::dispatch::Transaction;
+use crate::feed::Taker;
 use crate::log::Line;
 use crate::net::deadline::Deadline;
 use crate::policy::failure::Failure;
@@ -31,7 +32,7 @@ const SLACK: Duration = Duration::from_secs(300);
 
 /// The worker threads. They end when the dispatcher's channel closes and the transactions under way are over.
 pub struct Workers {
-    parts: Parts,
+    parts: Arc<Parts>,
     crew: Arc<Crew<Transaction>>,
     /// Dropped at the end; see [`Parts::over`].
     over: Mutex<Option<Sender<()>>>,
@@ -42,23 +43,19 @@ impl Workers {
     ///
     /// # Errors
     /// Not even one thread could be started (PRC-4); with fewer than are needed, mail goes out more slowly.
-    pub fn start(
-        most: usize,
-        tools: Tools,
-        receiver: Receiver<Transaction>,
-    ) -> io::Result<Workers> {
+    pub fn start(most: usize, tools: Tools, receiver: Taker<Transaction>) -> io::Result<Workers> {
         let (over_sender, over) = bounded(0);
-        let parts = Parts {
+        let parts = Arc::new(Parts {
             tools,
             pools: Pools::new(),
             ailing: Arc::new(KnownHosts::for_a_minute()),
             step_by_step: Arc::new(KnownHosts::for_an_hour()),
             registry: Registry::default(),
             over: over.clone(),
-        };
-        let tools = parts.clone();
+        });
+        let own = Arc::clone(&parts);
         let crew = Crew::start("worker", most, receiver, move |worker, transaction| {
-            carry_out(&tools, transaction, worker, attempt::attempt);
+            carry_out(&own, transaction, worker, attempt::attempt);
         })?;
         let workers = Workers {
             parts,
@@ -98,9 +95,10 @@ impl Workers {
         &self.parts.pools
     }
 
-    /// Waits until all workers have ended, after the dispatcher has stopped. `false`: some are still busy at `deadline`.
+    /// Waits until all workers have ended and what they delivered is recorded, after the dispatcher has stopped. `false`: some
+    /// of it is still under way at `deadline`.
     pub fn wait(&self, deadline: Deadline) -> bool {
-        self.crew.join(deadline)
+        self.crew.join(deadline) && self.parts.registry.wait(deadline)
     }
 
     /// The grace is over: what has not sent its dot is settled as temporary and can send it no more; what waits for the
@@ -180,7 +178,7 @@ fn give_up(parts: &Parts, crew: &Crew<Transaction>, limit: Duration) -> usize {
 
 /// Carries out a transaction, and those that follow it on its session.
 fn carry_out(
-    parts: &Parts,
+    parts: &Arc<Parts>,
     transaction: Transaction,
     worker: &str,
     attempt: impl Fn(&Parts, &Running, Given<'_>) -> Left,
@@ -196,7 +194,7 @@ fn carry_out(
 /// Carries out one transaction. Whatever happens in it, its recipients are settled or given back, its permit returns,
 /// and the worker goes on. The session on which the commands of the one that follows are out, if that came to pass.
 fn carry_one(
-    parts: &Parts,
+    parts: &Arc<Parts>,
     transaction: Transaction,
     handed: Option<Handed>,
     following: &Following,
@@ -252,6 +250,10 @@ fn carry_one(
             Left::default()
         }
     };
+    if let Some(parting) = left.parting {
+        parting.leave(parts, entry, left.feedback);
+        return None;
+    }
     // None: it was given up, and its slot is somebody else's.
     if let Some(permit) = running.permit() {
         permit.finish(left.feedback);
@@ -379,8 +381,8 @@ mod tests {
     #[test]
     fn a_worker_that_hangs_is_replaced_and_can_neither_send_its_dot_nor_settle() {
         let fixture = Fixture::new();
-        let (sender, receiver) = bounded(1);
-        let workers = Workers::start(1, fixture.parts.tools.clone(), receiver).unwrap();
+        let (giver, taker) = crate::feed::feed(1);
+        let workers = Workers::start(1, fixture.parts.tools.clone(), taker).unwrap();
         let parts = workers.parts.clone();
         let transaction = fixture.claim();
         let (hanging, hangs) = bounded(0);
@@ -414,7 +416,7 @@ mod tests {
         assert_eq!(attempt.text, "internal error: the worker hangs");
         assert_eq!(attempt.stage, crate::policy::failure::Stage::Data);
         assert_eq!(shown.recipients[0].state, State::Queued);
-        drop(sender);
+        drop(giver);
         assert!(workers.wait(Deadline::after(Duration::from_secs(20))));
     }
 

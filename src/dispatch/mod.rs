@@ -35,6 +35,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::clock::{Clock, Timestamp};
 use crate::config::Live;
+use crate::feed::Taker;
 use crate::log::Line;
 use crate::policy::limit::Limits;
 use crate::store::{DestinationKey, DueRecipient, Pause, PauseScope, Store};
@@ -115,7 +116,7 @@ impl Dispatcher {
         clock: Clock,
         workers: usize,
         fatal: Fatal,
-    ) -> std::io::Result<(Dispatcher, Receiver<Transaction>)> {
+    ) -> std::io::Result<(Dispatcher, Taker<Transaction>)> {
         let (ring, bell) = bounded(1);
         let shared = Arc::new(Shared::new(store, config, clock, ring, workers));
         let transactions = shared.untaken.clone();

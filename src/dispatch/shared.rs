@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError};
+use crossbeam_channel::{Sender, TrySendError};
 
 use super::anteroom::{Anteroom, PATIENCE};
 use super::dead::News;
@@ -19,6 +19,7 @@ use super::windows::MxHosts;
 use super::{DestinationSnapshot, Snapshot, Wake};
 use crate::clock::{Clock, Timestamp};
 use crate::config::Live;
+use crate::feed::{Giver, Taker, feed};
 use crate::log::Line;
 use crate::policy::route::relay_of;
 use crate::store::{DestinationKey, LearnedWindow, Store};
@@ -32,13 +33,13 @@ pub(super) struct Shared {
     bell: Sender<()>,
     state: Mutex<State>,
     /// Kept so that what no worker has taken can be taken back at the end.
-    pub(super) untaken: Receiver<Transaction>,
+    pub(super) untaken: Taker<Transaction>,
 }
 
 pub(super) struct State {
     pub(super) schedule: Schedule,
     /// To the workers; `None` once dispatch has stopped.
-    out: Option<Sender<Transaction>>,
+    out: Option<Giver<Transaction>>,
     anteroom: Anteroom,
     /// Claimed ahead while all connections are busy, by destination. Bounded like claims are; whose turn it is the
     /// schedule knows.
@@ -123,7 +124,7 @@ impl Shared {
     ) -> Shared {
         let workers = workers.max(1);
         // Each transaction in the channel holds one of the slots, so it is never full.
-        let (out, untaken) = crossbeam_channel::bounded(workers);
+        let (out, untaken) = feed(workers);
         let mut schedule = Schedule::new(workers, config.get());
         match store.windows() {
             Ok(kept) => schedule.load_windows(kept),

@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::bounded;
 
 use crate::net::deadline::Deadline;
 
@@ -17,12 +17,55 @@ use crate::net::deadline::Deadline;
 const KEEP: Duration = Duration::from_secs(20);
 
 struct State<T> {
-    /// One end for each thread that waits for a job, by the thread's number; the last one is the warmest.
-    idle: Vec<(u64, Sender<T>)>,
+    /// The threads that wait for a job; the last one is the warmest.
+    idle: Vec<Arc<Seat<T>>>,
     threads: usize,
     /// Numbers the threads.
     started: u64,
     closed: bool,
+}
+
+/// Where one thread waits for one job. No channel: its receiver gives way to others before it sleeps, and then sleeps
+/// nearly always.
+struct Seat<T> {
+    given: Mutex<Given<T>>,
+    called: Condvar,
+}
+
+enum Given<T> {
+    Nothing,
+    Job(T),
+    /// It is to end.
+    Leave,
+}
+
+impl<T> Seat<T> {
+    fn new() -> Arc<Seat<T>> {
+        Arc::new(Seat {
+            given: Mutex::new(Given::Nothing),
+            called: Condvar::new(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Given<T>> {
+        self.given.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn give(&self, given: Given<T>) {
+        *self.lock() = given;
+        self.called.notify_one();
+    }
+
+    /// What it was given within this time.
+    fn wait(&self, span: Duration) -> Given<T> {
+        let nothing = |given: &mut Given<T>| matches!(given, Given::Nothing);
+        let waited = self
+            .called
+            .wait_timeout_while(self.lock(), span, nothing)
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut given = waited.0;
+        std::mem::replace(&mut given, Given::Nothing)
+    }
 }
 
 struct Shared<T> {
@@ -80,17 +123,15 @@ impl<T: Send + 'static> Threads<T> {
     ///
     /// # Errors
     /// The job back: no thread could be started (PRC-4), or they were told to end.
-    pub fn run(&self, mut job: T) -> Result<(), T> {
+    pub fn run(&self, job: T) -> Result<(), T> {
         let mut state = self.shared.lock();
         if state.closed {
             return Err(job);
         }
-        while let Some((_, thread)) = state.idle.pop() {
-            // Whoever is in the list takes one job; so this fails only if it died in a way that nobody foresaw.
-            match thread.try_send(job) {
-                Ok(()) => return Ok(()),
-                Err(error) => job = error.into_inner(),
-            }
+        if let Some(seat) = state.idle.pop() {
+            drop(state);
+            seat.give(Given::Job(job));
+            return Ok(());
         }
         state.threads += 1;
         state.started += 1;
@@ -102,7 +143,7 @@ impl<T: Send + 'static> Threads<T> {
         let (send, receive) = bounded(1);
         let life = move || {
             if let Ok(job) = receive.recv() {
-                shared.run(number, job);
+                shared.run(job);
             }
             shared.lock().threads -= 1;
             shared.ended.notify_all();
@@ -119,7 +160,9 @@ impl<T: Send + 'static> Threads<T> {
     pub fn join(&self, deadline: Deadline) -> bool {
         let mut state = self.shared.lock();
         state.closed = true;
-        state.idle.clear();
+        for seat in std::mem::take(&mut state.idle) {
+            seat.give(Given::Leave);
+        }
         while state.threads > 0 {
             let Ok(left) = deadline.remaining() else {
                 return false;
@@ -137,35 +180,35 @@ impl<T> Shared<T> {
     }
 
     /// The life of one thread, from its first job on.
-    fn run(&self, number: u64, mut job: T) {
+    fn run(&self, mut job: T) {
+        let seat = Seat::new();
         loop {
             // The panic hook has logged it; whoever waits for the job sees its parts dropped.
             let _ = catch_unwind(AssertUnwindSafe(|| (self.work)(job)));
-            let (send, receive) = bounded(1);
             {
                 let mut state = self.lock();
                 if state.closed {
                     return;
                 }
-                state.idle.push((number, send));
+                state.idle.push(Arc::clone(&seat));
             }
-            let next = match receive.recv_timeout(self.keep) {
-                Err(RecvTimeoutError::Timeout) => {
-                    let mut state = self.lock();
-                    let before = state.idle.len();
-                    state.idle.retain(|(other, _)| *other != number);
-                    if state.idle.len() < before {
-                        return;
-                    }
-                    // Somebody took us from the list just now: the job is there, or the list was cleared.
-                    drop(state);
-                    receive.recv().ok()
+            let mut given = seat.wait(self.keep);
+            if matches!(given, Given::Nothing) {
+                let mut state = self.lock();
+                let before = state.idle.len();
+                state.idle.retain(|other| !Arc::ptr_eq(other, &seat));
+                if state.idle.len() < before {
+                    return;
                 }
-                other => other.ok(),
-            };
-            match next {
-                Some(next) => job = next,
-                None => return,
+                // Somebody took us from the list just now, and gives us something in a moment.
+                drop(state);
+                while matches!(given, Given::Nothing) {
+                    given = seat.wait(self.keep);
+                }
+            }
+            match given {
+                Given::Job(next) => job = next,
+                Given::Nothing | Given::Leave => return,
             }
         }
     }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, SendTimeoutError, Sender, bounded};
 use rusqlite::Connection;
 
+use super::after::{self, Task};
 use super::backup::{self, BackupError};
 use super::check::{self, Checked, Checker};
 use super::checkpoint::{self, Checkpointer};
@@ -16,7 +17,7 @@ use super::dots::{self, Before, Dots};
 use super::fault::{Fault, Trouble};
 use super::open::{self, Files, Role};
 use super::readers::Readers;
-use super::reply::{Waiter, reply};
+use super::reply::{Then, Waiter, reply, reply_to};
 use super::request::{Answer, Gate, Job, Op, Wake};
 use super::shared::{Fatal, Shared, lock};
 use super::writer::Writer;
@@ -33,6 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// See the module.
 pub(super) struct Inner {
     requests: Sender<Job>,
+    /// To the thread that does what follows a commit.
+    after: Sender<Task>,
     pub(super) readers: Readers,
     pub(super) dots: Arc<Dots>,
     pub(super) shared: Arc<Shared>,
@@ -47,6 +50,7 @@ pub(super) struct Inner {
 /// What ends with the store, taken once.
 struct Parts {
     writer: JoinHandle<()>,
+    after: JoinHandle<()>,
     checkpointer: JoinHandle<Option<Checkpointer>>,
     /// The quick check of the start.
     check: JoinHandle<()>,
@@ -109,6 +113,7 @@ impl Inner {
         let (requests, taken) = bounded(WAITING_REQUESTS);
         let (stop, stopped) = bounded(0);
         let system = |error: std::io::Error| OpenError::System(format!("thread: {error}"));
+        let (after, follows) = after::start().map_err(system)?;
         let writer = {
             let (clock, shared) = (clock.clone(), Arc::clone(&shared));
             std::thread::Builder::new()
@@ -129,6 +134,7 @@ impl Inner {
         };
         let inner = Inner {
             requests,
+            after,
             readers,
             dots,
             shared,
@@ -138,6 +144,7 @@ impl Inner {
             checking: Mutex::default(),
             parts: Mutex::new(Some(Parts {
                 writer,
+                after: follows,
                 checkpointer,
                 check,
                 stop_checkpointer: stop,
@@ -161,6 +168,16 @@ impl Inner {
             Ok(()) => answer.wait_or_give_up(PATIENCE),
             Err(SendTimeoutError::Timeout(_)) => Err(StoreError::Busy),
             Err(SendTimeoutError::Disconnected(_)) => Err(StoreError::Closed),
+        }
+    }
+
+    /// Hands a request to the writer, and what is to be done with its outcome to the thread that does such things: `then` must
+    /// not wait for anybody. Told by the caller's thread if the store has ended.
+    pub(super) fn ask_then(&self, op: Op, then: Then) {
+        let reply = reply_to(then, self.after.clone());
+        // Dropped by either, it says so.
+        if self.shared.check_open().is_ok() {
+            let _ = self.requests.send(Job { op, reply });
         }
     }
 
@@ -241,6 +258,11 @@ impl Inner {
         // The writer may have ended by itself.
         let _ = self.requests.send(Job { op, reply });
         let _ = parts.writer.join();
+        let _ = self.after.send(Task::End);
+        // It may be the one that has let go of the last handle.
+        if parts.after.thread().id() != std::thread::current().id() {
+            let _ = parts.after.join();
+        }
         // Its query is cut off.
         let _ = parts.check.join();
         self.readers.close();

@@ -29,6 +29,7 @@
 //! `queue.db` with its `-wal` and `-shm`, `lock`, and `reserve`, in a directory of mode 0700.
 
 mod accept;
+mod after;
 mod apply;
 mod backup;
 mod change;

@@ -1,12 +1,16 @@
 //! The way of one answer back from the writer.
 //!
 //! A lock and a condition variable and no channel: hundreds of callers sleep here for a whole commit, and a channel's
-//! receiver spins before it sleeps.
+//! receiver spins before it sleeps. Who has nothing else to do with the answer than what can be said beforehand does not
+//! sleep at all: it leaves that with the request, for the thread of [`after`](super::after).
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::Sender;
+
 use super::StoreError;
+use super::after::Task;
 use super::request::{Answer, Op};
 use super::shared::lock;
 
@@ -26,8 +30,18 @@ struct Slot {
     answered: Condvar,
 }
 
+/// What is done with an answer that nobody waits for.
+pub(super) type Then = Box<dyn FnOnce(Result<Answer, StoreError>) + Send>;
+
 /// The writer's end. Dropped without an answer, it answers [`StoreError::Closed`].
-pub(super) struct Reply(Arc<Slot>);
+pub(super) struct Reply(To);
+
+enum To {
+    /// Somebody waits.
+    Caller(Arc<Slot>),
+    /// Nobody does; gone once it is answered.
+    Then(Option<(Then, Sender<Task>)>),
+}
 
 /// The caller's end.
 pub(super) struct Waiter(Arc<Slot>);
@@ -38,13 +52,21 @@ pub(super) fn reply() -> (Reply, Waiter) {
         state: Mutex::new(State::Waiting),
         answered: Condvar::new(),
     });
-    (Reply(Arc::clone(&slot)), Waiter(slot))
+    (Reply(To::Caller(Arc::clone(&slot))), Waiter(slot))
+}
+
+/// The writer's end of an answer that nobody waits for: `then` is told it by the thread behind `after`.
+pub(super) fn reply_to(then: Then, after: Sender<Task>) -> Reply {
+    Reply(To::Then(Some((then, after))))
 }
 
 impl Reply {
     /// The writer begins; false when nobody wants it any more.
     pub(super) fn take(&self) -> bool {
-        let mut state = lock(&self.0.state);
+        let To::Caller(slot) = &self.0 else {
+            return true;
+        };
+        let mut state = lock(&slot.state);
         if matches!(*state, State::GivenUp) {
             return false;
         }
@@ -53,19 +75,45 @@ impl Reply {
     }
 
     /// Answers. A caller that is gone cannot be told; what it asked for stands.
-    pub(super) fn send(self, answer: Result<Answer, StoreError>, op: Op) {
-        *lock(&self.0.state) = State::Answered(answer, Some(op));
-        self.0.answered.notify_one();
+    pub(super) fn send(mut self, answer: Result<Answer, StoreError>, op: Op) {
+        match &mut self.0 {
+            To::Caller(slot) => {
+                *lock(&slot.state) = State::Answered(answer, Some(op));
+                slot.answered.notify_one();
+            }
+            To::Then(then) => {
+                let Some((then, after)) = then.take() else {
+                    return;
+                };
+                let task = Task::Run(Box::new(move || {
+                    drop(op);
+                    then(answer);
+                }));
+                // The store has ended but for this: then it is done here.
+                if let Err(back) = after.send(task) {
+                    back.0.run();
+                }
+            }
+        }
     }
 }
 
 impl Drop for Reply {
     fn drop(&mut self) {
-        let mut state = lock(&self.0.state);
-        if !matches!(*state, State::Answered(..)) {
-            *state = State::Answered(Err(StoreError::Closed), None);
-            drop(state);
-            self.0.answered.notify_one();
+        match &mut self.0 {
+            To::Caller(slot) => {
+                let mut state = lock(&slot.state);
+                if !matches!(*state, State::Answered(..)) {
+                    *state = State::Answered(Err(StoreError::Closed), None);
+                    drop(state);
+                    slot.answered.notify_one();
+                }
+            }
+            To::Then(then) => {
+                if let Some((then, _)) = then.take() {
+                    then(Err(StoreError::Closed));
+                }
+            }
         }
     }
 }
@@ -139,5 +187,30 @@ mod tests {
         let (writer, caller) = reply();
         drop(writer);
         assert!(matches!(caller.wait(), Err(StoreError::Closed)));
+
+        let (told, hears) = crossbeam_channel::bounded(1);
+        let (after, _tasks) = crossbeam_channel::unbounded();
+        drop(reply_to(
+            Box::new(move |answer| told.send(answer).unwrap()),
+            after,
+        ));
+        assert!(matches!(hears.recv().unwrap(), Err(StoreError::Closed)));
+    }
+
+    //
+    #[test]
+    fn an_answer_that_nobody_waits_for_is_told_by_another_thread_and_once() {
+        let (told, hears) = crossbeam_channel::unbounded();
+        let (after, tasks) = crossbeam_channel::unbounded();
+        let writer = reply_to(
+            Box::new(move |answer| told.send(answer).unwrap()),
+            after.clone(),
+        );
+        assert!(writer.take());
+        writer.send(Ok(Answer::Done), Op::Rest);
+        assert!(hears.try_recv().is_err(), "not by the writer");
+        tasks.recv().unwrap().run();
+        assert!(matches!(hears.recv().unwrap(), Ok(Answer::Done)));
+        assert!(hears.recv().is_err());
     }
 }

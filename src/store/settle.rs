@@ -74,6 +74,25 @@ impl Store {
     }
 }
 
+impl Store {
+    /// The same for somebody who does not wait: `then` is told by a thread of the store, after the commit, and must not wait
+    /// for anybody. After the end of the store it is told by the caller's own thread.
+    pub fn settle_then(
+        &self,
+        settlement: Arc<Settlement>,
+        then: impl FnOnce(Result<Settled, StoreError>) + Send + 'static,
+    ) {
+        let told = move |answer| {
+            then(match answer {
+                Ok(Answer::Settled(settled)) => Ok(settled),
+                Ok(other) => Err(unexpected(&other)),
+                Err(error) => Err(error),
+            });
+        };
+        self.inner.ask_then(Op::Settle(settlement), Box::new(told));
+    }
+}
+
 /// What an operator asked for while the recipient was claimed (CTL-12); stored as a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wish {

@@ -60,7 +60,7 @@ statements! {
         WHERE state = 0 AND destination = ?1 AND rank > ?2 ORDER BY rank, next_attempt LIMIT 1";
     save_next_due: "UPDATE destination SET next_due = ?2 WHERE id = ?1 AND next_due IS NOT ?2";
 
-    /// A look before the claim costs a fifth of what RETURNING does, which is a trigger with a journal of its own.
+    /// Looked at before the claim: RETURNING would be a trigger with a journal of its own.
     claimable: "SELECT destination FROM recipient WHERE id = ?1 AND state = 0 AND attempts = ?2";
     claim: "UPDATE recipient SET state = 1, attempts = attempts + 1, last_attempt = ?2, next_attempt = ?3, counted = ?4, \
         parked = NULL WHERE id = ?1";

@@ -9,11 +9,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::Receiver;
 use openssl::ssl::SslStream;
 use posthaste::clock::Clock;
 use posthaste::config::{Config, Listen, ListenAddress, Live};
 use posthaste::dispatch::{Dispatcher, Transaction};
+use posthaste::feed::Taker;
 use posthaste::front::accept::Intake;
 use posthaste::front::listener::{Bound, Front, bind};
 use posthaste::message::QueueId;
@@ -106,7 +106,7 @@ pub struct House {
     pub store: Store,
     pub clock: Clock,
     pub live: Live,
-    pub transactions: Receiver<Transaction>,
+    pub transactions: Taker<Transaction>,
     pub intake: Arc<Intake>,
     pub front: Front,
     pub settings: Settings,

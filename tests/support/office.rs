@@ -6,10 +6,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::Receiver;
 use posthaste::clock::Timestamp;
 use posthaste::config::{Config, Live, Relay, RelayHost, Transport, TransportKind};
 use posthaste::dispatch::{Dispatcher, Feedback, Transaction, Wake};
+use posthaste::feed::Taker;
 use posthaste::message::QueueId;
 use posthaste::policy::failure::Verdict;
 use posthaste::policy::retry::{Course, Ended, Terms};
@@ -28,7 +28,7 @@ pub struct Office {
     pub queue: Queue,
     pub live: Live,
     pub dispatcher: Dispatcher,
-    pub out: Receiver<Transaction>,
+    pub out: Taker<Transaction>,
     workers: usize,
 }
 

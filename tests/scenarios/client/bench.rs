@@ -7,11 +7,12 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, unbounded};
 use posthaste::clock::Timestamp;
 use posthaste::config::{Config, Live, Relay, Span, Transport, TransportKind};
 use posthaste::delivery::{TlsSeams, Tools, Workers};
 use posthaste::dispatch::{Permit, Transaction, Wake};
+use posthaste::feed::{Giver, feed};
 use posthaste::message::{Head, QueueId};
 use posthaste::net::Network;
 use posthaste::net::deadline::Deadline;
@@ -33,7 +34,7 @@ pub struct Bench {
     pub dns: DnsServer,
     pub live: Live,
     pub wakes: Receiver<Wake>,
-    sender: Option<Sender<Transaction>>,
+    sender: Option<Giver<Transaction>>,
     workers: Option<Workers>,
     pub transport: String,
 }
@@ -99,6 +100,12 @@ impl Bench {
         Bench::with(hosts, |_| {})
     }
 
+    /// With one connection. Without that limit the worker dials for the next message while the session of the one before it
+    /// waits for the commit.
+    pub fn of_one_connection(hosts: &[&Mx]) -> Bench {
+        Bench::with(hosts, |config| config.limits.connections = 1)
+    }
+
     /// The same with a configuration of its own.
     pub fn with(hosts: &[&Mx], change: impl FnOnce(&mut Config)) -> Bench {
         Bench::with_tls(hosts, TlsSeams::default(), change)
@@ -123,7 +130,7 @@ impl Bench {
         config.retry.jitter = 0.0;
         change(&mut config);
         let live = Live::new(config);
-        let (sender, receiver) = unbounded();
+        let (sender, receiver) = feed(100);
         let (wake, wakes) = unbounded();
         let tools = Tools {
             store: queue.store.clone(),
@@ -247,7 +254,7 @@ impl Bench {
             claimed_at: now,
             permit: Permit::detached(),
         };
-        self.sender.as_ref().unwrap().send(transaction).unwrap();
+        self.sender.as_ref().unwrap().try_send(transaction).unwrap();
     }
 
     /// Waits until so many sessions are idle in the pool.

@@ -13,7 +13,7 @@ const BOB: &[&str] = &["bob@dest.test"];
 #[test]
 fn a_session_carries_one_transaction_after_another_without_rset() {
     let mx = Mx::start(Script::new());
-    let mut bench = Bench::new(&[&mx]);
+    let mut bench = Bench::of_one_connection(&[&mx]);
     let ids = [0; 3].map(|_| bench.send(letter(BOB)));
     bench.finish();
     let reused: Vec<bool> = ids
@@ -38,7 +38,7 @@ fn a_session_carries_one_transaction_after_another_without_rset() {
 fn an_outcome_is_in_the_queue_before_the_session_goes_on() {
     let gate = Gate::new();
     let mx = Mx::start(Script::new().rule(on(At::Mail, Do::Gate(gate.clone())).transaction(2)));
-    let mut bench = Bench::new(&[&mx]);
+    let mut bench = Bench::of_one_connection(&[&mx]);
     let first = bench.send(letter(BOB));
     let second = bench.send(letter(BOB));
     mx.next_transaction();
@@ -54,7 +54,10 @@ fn an_outcome_is_in_the_queue_before_the_session_goes_on() {
 #[test]
 fn a_session_ends_with_quit_after_session_messages_transactions() {
     let mx = Mx::start(Script::new());
-    let mut bench = Bench::with(&[&mx], |config| config.deliver.session_messages = 2);
+    let mut bench = Bench::with(&[&mx], |config| {
+        config.deliver.session_messages = 2;
+        config.limits.connections = 1;
+    });
     let ids = [0; 3].map(|_| bench.send(letter(BOB)));
     bench.finish();
     for id in ids {
@@ -109,7 +112,7 @@ fn nobody_is_dialled_before_there_is_mail() {
 #[test]
 fn four_failed_transactions_in_a_row_close_a_session_and_a_success_resets_the_count() {
     let mx = Mx::start(Script::new().rule(reply(At::Rcpt, "450 4.2.1 later").line("later@")));
-    let mut bench = Bench::new(&[&mx]);
+    let mut bench = Bench::of_one_connection(&[&mx]);
     for to in ["later@dest.test"; 3] {
         bench.send(letter(&[to]));
     }
@@ -171,7 +174,7 @@ fn a_reused_session_that_goes_away_is_replaced_at_once_by_one_fresh_connection()
         for at in [At::Mail, At::Rcpt, At::Data] {
             let mx =
                 Mx::start(Script::new().rule(on(at, action.clone()).connection(1).transaction(2)));
-            let mut bench = Bench::new(&[&mx]);
+            let mut bench = Bench::of_one_connection(&[&mx]);
             bench.send(letter(BOB));
             let second = bench.send(letter(BOB));
             bench.finish();
