@@ -13,8 +13,11 @@ use crate::smtp::client::{Command, Dialogue, Envelope, Step, Transaction};
 use crate::smtp::serialise::Serialiser;
 use crate::spare::Spare;
 
-/// What is written at once. A small message goes out with its dot in one write.
-const BLOCK: usize = 64 * 1024;
+/// What is written at once. A message that is not larger goes out with its dot in one write.
+const BLOCK: usize = 128 * 1024;
+
+/// What follows a larger one would wait for it.
+const FOLLOWED: u64 = 64 * 1024;
 
 /// How long what follows waits for the reply to the dot before it.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -79,8 +82,7 @@ impl<'a> Course<'a> {
         if step != Step::Content {
             return Ok(());
         }
-        // What follows a large one would wait for it.
-        let follows = self.transaction.may_be_followed() && content.size() <= BLOCK as u64;
+        let follows = self.transaction.may_be_followed() && content.size() <= FOLLOWED;
         let next = follows.then(|| (asides.follow)(self.transaction)).flatten();
         match self.send_content(content, next.as_ref(), asides.before_dot) {
             Ok(true) => self.transaction.content_sent(),

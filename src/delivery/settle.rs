@@ -72,7 +72,9 @@ pub(super) struct Happened {
 /// Records outcomes of rows that the caller has taken from the registry; returns after the commit. A store that
 /// is full or busy for now is asked again until it takes them or closes: what was delivered must be recorded (ST-7).
 pub(super) fn settle(parts: &Parts, running: &Running, happened: Vec<Happened>) {
-    Judged::new(parts, running, happened).commit(parts, running);
+    if !happened.is_empty() {
+        Judged::new(parts, running, happened).commit(parts, running);
+    }
 }
 
 /// Outcomes with what becomes of them, on their way to the store.
