@@ -151,6 +151,9 @@ impl Server {
     }
 }
 
+/// How often a copy is tried for that finds no descriptor: for a second.
+const COPY_TRIES: usize = 50;
+
 /// Descriptors kept back, so that root gets an answer also when there are none left (CTL-2, PRC-5): one for the
 /// connection, one for its copy in [`Clients`].
 struct Reserve(Vec<File>);
@@ -226,10 +229,26 @@ impl Acceptor {
         }
     }
 
-    fn admit(&self, stream: UnixStream, only_root: bool) {
+    /// The connection itself may have got the last descriptor that was free, and root's client before this one may be about to
+    /// give back those that were kept for it. The others are not waited for.
+    fn copy(&mut self, stream: &UnixStream, uid: u32) -> io::Result<UnixStream> {
+        for _ in 0..COPY_TRIES {
+            match stream.try_clone() {
+                Err(error) if uid == 0 && no_descriptors(&error) => match self.reserve.0.pop() {
+                    Some(kept) => drop(kept),
+                    None => self.wait(false, PollTimeout::from(20_u16)),
+                },
+                copy => return copy,
+            }
+        }
+        stream.try_clone()
+    }
+
+    fn admit(&mut self, stream: UnixStream, only_root: bool) {
         let Ok((uid, gid)) = peer::credentials(&stream) else {
             return;
         };
+        let copy = self.copy(&stream, uid);
         let mut clients = self.shared.clients();
         let most = self.shared.control.config.get().control.clients;
         let room = match uid {
@@ -240,7 +259,7 @@ impl Acceptor {
             drop(clients);
             return turn_away(stream, uid, "too many clients");
         }
-        let (Ok(()), Ok(copy)) = (stream.set_nonblocking(false), stream.try_clone()) else {
+        let (Ok(()), Ok(copy)) = (stream.set_nonblocking(false), copy) else {
             drop(clients);
             return turn_away(stream, uid, "out of descriptors");
         };
